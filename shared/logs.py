@@ -1,0 +1,138 @@
+"""One JSON object a line on standard output (operations.md 3.3), with nothing in it that a person could be known by.
+
+Texts pass only under the names in `SAFE_TEXTS`; numbers, booleans, UUIDs, instants and enums pass under any name; every other value is
+replaced. An exception is logged as its type and its places in our code, never its message: a database puts values into messages.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from datetime import date, datetime
+from enum import Enum
+from hashlib import sha256
+from time import monotonic
+from typing import Any, Final, TextIO
+from uuid import UUID
+
+import structlog
+from structlog.contextvars import bound_contextvars
+from structlog.types import EventDict, WrappedLogger
+
+SAFE_TEXTS: Final = frozenset(
+    {
+        "event", "level", "time", "service", "version", "logger", "trace_id", "correlation_id", "causation_id", "command_id",
+        "command", "stream", "outcome", "code", "cause", "reason", "route", "method", "role", "consumer", "source", "topic", "type",
+        "state", "stage", "step", "error", "where", "process", "migration", "pool", "query", "deadline", "reaction", "address",
+    }
+)  # fmt: skip
+"""Names under which a text is written as it stands. `address` is a host and port of our own settings, never a caller's."""
+
+REDACTED: Final = "[redacted]"
+
+NOISY_LINES_PER_SECOND_MAX: Final = 1
+"""A Kafka client whose broker is away writes some forty lines a second (stack.md 3); more than this a second says nothing new."""
+
+_NOISY: Final = ("aiokafka", "faststream", "kafka")
+
+
+def configure(service: str, version: str, *, level: str = "INFO", out: TextIO | None = None) -> None:
+    """Sends every log line of this process, also those of libraries, through one JSON renderer. Call once, at start."""
+
+    def name_the_service(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+        line["service"] = service
+        line["version"] = version
+        return line
+
+    before: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        name_the_service,
+        places_instead_of_messages,
+        redact,
+    ]
+    structlog.configure(
+        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(out or sys.stdout)
+    handler.addFilter(_once_a_second())
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(allow=()), *before],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(ensure_ascii=False, default=str),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in (*_NOISY, "uvicorn", "uvicorn.access", "uvicorn.error", "asyncio"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+        library.setLevel(logging.WARNING)
+
+
+def logger(**bound: object) -> structlog.stdlib.BoundLogger:
+    """A logger; call as `log.info("seat_offered", stream=..., outcome=...)`: the event is a word, values are fields."""
+    made: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(**bound)
+    return made
+
+
+def bound(**fields: UUID | str | int | None) -> AbstractContextManager[None]:
+    """Within this block every line of this task carries `fields` (correlation_id, causation_id, trace_id, command)."""
+    return bound_contextvars(**{name: str(value) for name, value in fields.items() if value is not None})
+
+
+def pseudonym(stream: str) -> str:
+    """`category-xxxxxxxx`: a stream as logs name it. Lines about one stream can be put together, the id cannot be read back."""
+    return f"{stream.partition('-')[0]}-{sha256(stream.encode()).hexdigest()[:8]}"
+
+
+def redact(_logger: WrappedLogger | None, _method: str, line: EventDict) -> EventDict:
+    """Replaces every value that is not of a safe kind or a text under a safe name."""
+    return {name: value if name in SAFE_TEXTS or name.startswith("_") or _is_safe(value) else REDACTED for name, value in line.items()}
+
+
+def places_instead_of_messages(_logger: WrappedLogger | None, _method: str, line: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Turns `exc_info` into the error's type and the places it passed through."""
+    info = line.pop("exc_info", None)
+    error = info[1] if isinstance(info, tuple) else info if isinstance(info, BaseException) else sys.exc_info()[1] if info else None
+    if error is not None:
+        frames = traceback.extract_tb(error.__traceback__)[-8:]
+        line["error"] = type(error).__qualname__
+        line["where"] = " < ".join(f"{_short(frame.filename)}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    return line
+
+
+def _short(path: str) -> str:
+    return "/".join(path.split("/")[-3:])
+
+
+def _is_safe(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_safe(each) for each in value)
+    return value is None or isinstance(value, (bool, int, float, UUID, datetime, date, Enum))
+
+
+def _once_a_second() -> logging.Filter:
+    last: dict[tuple[str, int], float] = {}
+
+    class Quiet(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if not record.name.startswith(_NOISY):
+                return True
+            key, now = (record.pathname, record.lineno), monotonic()
+            if now - last.get(key, -1.0) < 1.0 / NOISY_LINES_PER_SECOND_MAX:
+                return False
+            last[key] = now
+            return True
+
+    return Quiet()

@@ -1,0 +1,63 @@
+"""What a process is told from outside: one frozen class, read once at start from variables with the service's prefix (`HOURS_...`).
+
+There is no default for an address or a secret; what is missing is named, each in one line.
+"""
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+KEY_BYTES: Final = 32
+
+
+class SettingsError(Exception):
+    """The process cannot start; the text has one line for each setting that is missing or wrong, and no value."""
+
+
+class Settings(BaseSettings):
+    """Settings of one service. Read with `read_settings`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False)
+
+    postgres_dsn: SecretStr = Field(description="address of the service's own database, as its owner role")
+    kafka_servers: str = Field(description="bootstrap addresses, host:port, comma-separated")
+    topic_prefix: str = Field(default="", description="put before every topic name, so that installations can share a cluster")
+    http_host: str = Field(description="address the processes listen on")
+    http_port: int = Field(ge=0, le=65535, description="port of the api process")
+    worker_port: int = Field(ge=0, le=65535, description="port of the worker's probes and metrics")
+    key_file: Path = Field(description="file with the key-encryption key, 64 hexadecimal digits")
+    token_keys_file: Path = Field(description="JWKS file with the public keys of the token issuer")
+    token_issuer: str = Field(description="the `iss` that tokens must name")
+    clock: Literal["system", "travel"] = Field(default="system", description="travel only in the local stack and in tests")
+    siblings: Mapping[str, str] = Field(default_factory=dict, description="JSON object: the other services' pages, name to base URL")
+
+
+def read_settings(service: str) -> Settings:
+    """The settings of `service` from the environment. Raises SettingsError naming every variable that is missing or wrong."""
+    prefix = f"{service.upper()}_"
+    try:
+        return Settings(_env_prefix=prefix)  # type: ignore[call-arg]  # A keyword of BaseSettings that its metaclass hides from mypy.
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_input=False, include_url=False):
+            field = str(problem["loc"][0])
+            told = "is missing" if problem["type"] == "missing" else f"is wrong ({problem['msg']})"
+            lines.append(f"{prefix}{field.upper()} {told}: {Settings.model_fields[field].description}")
+        raise SettingsError("\n".join(lines)) from None
+
+
+def read_key(path: Path) -> bytes:
+    """The key in `path`: 64 hexadecimal digits in a file that others cannot read. Raises SettingsError."""
+    try:
+        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            raise SettingsError(f"{path.name} is open to everybody on this machine: chmod 600")
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path.name} holds no key: {type(error).__name__}") from None
+    if len(key) != KEY_BYTES:
+        raise SettingsError(f"{path.name} holds {len(key)} bytes, a key has {KEY_BYTES}")
+    return key
