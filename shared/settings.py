@@ -4,7 +4,7 @@ There is no default for an address or a secret; what is missing is named, each i
 """
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -36,11 +36,15 @@ class Settings(BaseSettings):
     siblings: Mapping[str, str] = Field(default_factory=dict, description="JSON object: the other services' pages, name to base URL")
 
 
+_make: Final[Callable[..., Settings]] = Settings  # `_env_prefix` is a keyword of BaseSettings that type checkers do not see.
+
+
 def read_settings(service: str) -> Settings:
     """The settings of `service` from the environment. Raises SettingsError naming every variable that is missing or wrong."""
     prefix = f"{service.upper()}_"
     try:
-        return Settings(_env_prefix=prefix)  # type: ignore[call-arg]  # A keyword of BaseSettings that its metaclass hides from mypy.
+        made: Settings = _make(_env_prefix=prefix)
+        return made
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_input=False, include_url=False):
