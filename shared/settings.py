@@ -43,8 +43,7 @@ def read_settings(service: str) -> Settings:
     """The settings of `service` from the environment. Raises SettingsError naming every variable that is missing or wrong."""
     prefix = f"{service.upper()}_"
     try:
-        made: Settings = _make(_env_prefix=prefix)
-        return made
+        return _make(_env_prefix=prefix)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_input=False, include_url=False):
