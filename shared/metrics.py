@@ -47,7 +47,7 @@ class _Declared(Generic[K]):
         self._name = name
 
     def __get__(self, holder: "Metrics", owner: type["Metrics"]) -> K:
-        return cast(K, holder.made[self._name])
+        return cast("K", holder.made[self._name])
 
     @property
     def definition(self) -> Definition:
@@ -56,7 +56,7 @@ class _Declared(Generic[K]):
     def make(self, registry: CollectorRegistry) -> K:
         name, text = PREFIX + self._name, f"{self._zh} / {self._en}"
         if issubclass(self._kind, Histogram):
-            return cast(K, self._kind(name, text, self._labels, registry=registry, buckets=_SECONDS))
+            return cast("K", self._kind(name, text, self._labels, registry=registry, buckets=_SECONDS))
         return self._kind(name, text, self._labels, registry=registry)
 
 
@@ -146,7 +146,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes (`CONTENT_TYPE`)."""
-        return generate_latest(cast(CollectorRegistry, _WithService(self._registry, self._service)))
+        return generate_latest(cast("CollectorRegistry", _WithService(self._registry, self._service)))
 
 
 class _WithService(Collector):
