@@ -1,0 +1,1 @@
+"""How the outside speaks to a service: commands, queries, problems, documents and the page, all following from tables."""

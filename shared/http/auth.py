@@ -1,0 +1,114 @@
+"""Bearer tokens: who asks, in which role, for which unit (security.md 4.1).
+
+Algorithms by allow-list, keys only from the issuer's JWKS file, `typ`, `iss`, `aud`, `exp`, `nbf` and a lifetime of 15 minutes at most.
+Instants here are the machine's, never the travelling clock's: a token is about real people at real time.
+"""
+
+import binascii
+from base64 import urlsafe_b64decode
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, time
+from typing import Any, Final
+from uuid import UUID
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from pydantic_core import from_json
+
+from shared.application import Actor, Role
+from shared.http.problems import ProblemError
+
+AUDIENCE: Final = "leifeng"
+TYPE: Final = "at+jwt"
+ALGORITHMS: Final = ("EdDSA", "Ed25519", "ES256")
+TOKEN_BYTES_MAX: Final = 8 * 1024
+LIFETIME_SECONDS_MAX: Final = 15 * 60
+LEEWAY_SECONDS: Final = 30
+KEYS_REREAD_SECONDS: Final = 5.0
+"""The JWKS file is looked at again at most this often; a rotated key counts without a restart."""
+
+
+class Authenticator:
+    """Turns the header `Authorization` into an Actor. Raises ProblemError (401)."""
+
+    def __init__(self, keys_file: Path, issuer: str, *, now: Callable[[], float] = time) -> None:
+        self._keys_file = keys_file
+        self._issuer = issuer
+        self._now = now
+        self._keys = self._read()
+        self._stamp = self._changed_at()
+        self._looked_at = monotonic()
+
+    def actor(self, authorization: str | None) -> Actor:
+        """Who asks. The token is judged whole before a word of it is believed."""
+        scheme, _, token = (authorization or "").partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise ProblemError("token_missing")
+        if len(token) > TOKEN_BYTES_MAX:
+            raise ProblemError("token_too_large")
+        claims = self._verified(token)
+        self._judge_time(claims)
+        if claims.get("iss") != self._issuer or claims.get("aud") not in (AUDIENCE, [AUDIENCE]):
+            raise ProblemError("token_invalid")
+        return _actor_of(claims)
+
+    def _verified(self, token: str) -> dict[str, Any]:
+        try:
+            head = from_json(urlsafe_b64decode(token.partition(".")[0] + "=="))
+            if (
+                not isinstance(head, dict)
+                or str(head.get("typ", "")).lower() != TYPE
+                or head.get("alg") not in ALGORITHMS
+                or "crit" in head
+            ):
+                raise ProblemError("token_invalid")
+            # Whatever the header says of keys (jku, jwk, x5u) is not asked: the key set is ours, chosen by `kid`.
+            return jwt.decode(token, self._current_keys(), algorithms=ALGORITHMS).claims
+        except (JoseError, ValueError, binascii.Error, RecursionError):
+            raise ProblemError("token_invalid") from None
+
+    def _judge_time(self, claims: dict[str, Any]) -> None:
+        now = self._now()
+        issued, starts, ends = (claims.get(name) for name in ("iat", "nbf", "exp"))
+        for instant in (issued, ends):
+            if isinstance(instant, bool) or not isinstance(instant, (int, float)):
+                raise ProblemError("token_invalid")
+        if starts is not None and (isinstance(starts, bool) or not isinstance(starts, (int, float))):
+            raise ProblemError("token_invalid")
+        if ends - issued > LIFETIME_SECONDS_MAX:
+            raise ProblemError("token_invalid")
+        if now > ends + LEEWAY_SECONDS or now < issued - LEEWAY_SECONDS or now < (starts or issued) - LEEWAY_SECONDS:
+            raise ProblemError("token_expired")
+
+    def _current_keys(self) -> KeySet:
+        if monotonic() - self._looked_at > KEYS_REREAD_SECONDS:
+            self._looked_at = monotonic()
+            # A file that is just being replaced, or is broken, leaves the keys as they were until the next look.
+            with suppress(OSError, ValueError, JoseError):
+                stamp = self._changed_at()
+                if stamp != self._stamp:
+                    self._keys, self._stamp = self._read(), stamp
+        return self._keys
+
+    def _read(self) -> KeySet:
+        return KeySet.import_key_set(from_json(self._keys_file.read_bytes()))
+
+    def _changed_at(self) -> int:
+        return self._keys_file.stat().st_mtime_ns
+
+
+def _actor_of(claims: dict[str, Any]) -> Actor:
+    person, role, unit = claims.get("sub"), claims.get("role"), claims.get("unit")
+    if not isinstance(person, str) or not isinstance(role, str) or not isinstance(unit, str) or not 0 < len(unit) <= 100:
+        raise ProblemError("token_invalid")
+    try:
+        actor = Actor(UUID(person), Role(role), unit)
+    except ValueError:
+        raise ProblemError("token_invalid") from None
+    if actor.role is Role.SYSTEM:  # The service itself never comes through the door.
+        raise ProblemError("token_invalid")
+    return actor
