@@ -1,0 +1,1 @@
+"""A real Kafka and a real PostgreSQL without Docker, and the services on top of them; also what the tests run against."""

