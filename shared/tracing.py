@@ -44,6 +44,6 @@ def child_of(parent: Trace | None) -> Trace:
     return Trace(parent.trace_id, span_id, parent.sampled)
 
 
-def parse_correlation_id(text: str) -> UUID | None:
-    """A correlation id as a caller sends it: a UUID in the usual form, nothing else."""
+def parse_uuid(text: str) -> UUID | None:
+    """A UUID in its usual form of 36 ASCII characters, as ids and correlation ids arrive; None for braces, URNs and wide digits."""
     return UUID(text) if _UUID.fullmatch(text) else None

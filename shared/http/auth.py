@@ -8,6 +8,7 @@ import binascii
 from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, Final
@@ -73,15 +74,11 @@ class Authenticator:
 
     def _judge_time(self, claims: dict[str, Any]) -> None:
         now = self._now()
-        issued, starts, ends = (claims.get(name) for name in ("iat", "nbf", "exp"))
-        for instant in (issued, ends):
-            if isinstance(instant, bool) or not isinstance(instant, (int, float)):
-                raise ProblemError("token_invalid")
-        if starts is not None and (isinstance(starts, bool) or not isinstance(starts, (int, float))):
-            raise ProblemError("token_invalid")
+        issued, ends = _instant(claims, "iat"), _instant(claims, "exp")
+        starts = _instant(claims, "nbf") if "nbf" in claims else issued
         if ends - issued > LIFETIME_SECONDS_MAX:
             raise ProblemError("token_invalid")
-        if now > ends + LEEWAY_SECONDS or now < issued - LEEWAY_SECONDS or now < (starts or issued) - LEEWAY_SECONDS:
+        if now > ends + LEEWAY_SECONDS or now < max(issued, starts) - LEEWAY_SECONDS:
             raise ProblemError("token_expired")
 
     def _current_keys(self) -> KeySet:
@@ -99,6 +96,13 @@ class Authenticator:
 
     def _changed_at(self) -> int:
         return self._keys_file.stat().st_mtime_ns
+
+
+def _instant(claims: dict[str, Any], name: str) -> float:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise ProblemError("token_invalid")
+    return value
 
 
 def _actor_of(claims: dict[str, Any]) -> Actor:

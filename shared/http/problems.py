@@ -46,7 +46,9 @@ def _table(*types: ProblemType) -> dict[str, ProblemType]:
 PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("body_too_large", 413, "请求体过大", "The body is larger than this command takes"),
     ProblemType("body_too_slow", 408, "请求体传送太慢", "The body did not arrive in time"),
-    ProblemType("content_type_unsupported", 415, "请求体必须是 application/json", "The body must be application/json, in UTF-8 and not compressed"),
+    ProblemType(
+        "content_type_unsupported", 415, "请求体必须是 application/json", "The body must be application/json, in UTF-8 and not compressed"
+    ),
     ProblemType("body_not_utf8", 400, "请求体不是 UTF-8 编码", "The body is not UTF-8"),
     ProblemType("json_malformed", 400, "请求体不是正确的 JSON", "The body is not well-formed JSON"),
     ProblemType("json_duplicate_key", 400, "JSON 对象中有重复的键", "A JSON object names a key twice"),
@@ -61,14 +63,25 @@ PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("field_wrong_type", 422, "字段类型不对", "A field has the wrong type; nothing is converted"),
     ProblemType("field_wrong_value", 422, "字段的值不允许", "A field has a value that is not allowed"),
     ProblemType("idempotency_key_missing", 400, "缺少 Idempotency-Key", "A command needs the header Idempotency-Key"),
-    ProblemType("idempotency_key_invalid", 400, "Idempotency-Key 须为 1 至 200 个可见 ASCII 字符", "Idempotency-Key must be 1 to 200 visible ASCII characters"),
-    ProblemType("idempotency_key_reused", 422, "该 Idempotency-Key 已用于另一请求", "This Idempotency-Key was used before with another request"),
-    ProblemType("if_match_invalid", 400, "If-Match 须为形如 \"3\" 的版本", "If-Match must be one version such as \"3\""),
+    ProblemType(
+        "idempotency_key_invalid",
+        400,
+        "Idempotency-Key 须为 1 至 200 个可见 ASCII 字符",
+        "Idempotency-Key must be 1 to 200 visible ASCII characters",
+    ),
+    ProblemType(
+        "idempotency_key_reused", 422, "该 Idempotency-Key 已用于另一请求", "This Idempotency-Key was used before with another request"
+    ),
+    ProblemType("if_match_invalid", 400, 'If-Match 须为形如 "3" 的版本', 'If-Match must be one version such as "3"'),
     ProblemType("version_stale", 412, "该对象已有更新的版本", "The stream has a newer version than If-Match names"),
     ProblemType("correlation_id_invalid", 400, "X-Correlation-Id 须为 UUID", "X-Correlation-Id must be a UUID"),
-    ProblemType("after_invalid", 400, "After 须为 服务:日志:位置", "After must be position tokens such as an answer's header Position gives"),
+    ProblemType(
+        "after_invalid", 400, "After 须为 服务:日志:位置", "After must be position tokens such as an answer's header Position gives"
+    ),
     ProblemType("after_foreign_log", 409, "After 指向另一日志", "After names a log that this installation does not read"),
-    ProblemType("not_caught_up", 409, "尚未处理到 After 指定的位置, 请稍后再试", "This service has not yet read as far as After asks; try again"),
+    ProblemType(
+        "not_caught_up", 409, "尚未处理到 After 指定的位置, 请稍后再试", "This service has not yet read as far as After asks; try again"
+    ),
     ProblemType("id_invalid", 400, "路径中的编号须为 UUID", "An id in the path must be a UUID"),
     ProblemType("stream_invalid", 400, "流名须为 类别-UUID", "A stream is named category-uuid"),
     ProblemType("parameter_unknown", 400, "未知的查询参数", "This query does not know the parameter"),
@@ -87,9 +100,14 @@ PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("event_too_large", 422, "内容过大, 无法记录", "A fact would be larger than the log takes"),
     ProblemType("too_many_requests", 429, "请求过多, 请稍后再试", "Too many commands are under way; try again"),
     ProblemType("internal_error", 500, "服务内部错误", "Something went wrong inside the service"),
-    ProblemType("store_unavailable", 503, "数据库暂时不可用; 命令结果未知, 请以相同的 Idempotency-Key 重试", "The database does not answer; repeat with the same Idempotency-Key"),
+    ProblemType(
+        "store_unavailable",
+        503,
+        "数据库暂时不可用; 命令结果未知, 请以相同的 Idempotency-Key 重试",
+        "The database does not answer; repeat with the same Idempotency-Key",
+    ),
     ProblemType("log_closed", 503, "日志暂停写入", "The log is closed for appends for now"),
-)  # fmt: skip
+)
 """The problems that every service shares."""
 
 RETRY_AFTER_SECONDS: Final[Mapping[str, int]] = {

@@ -17,6 +17,7 @@ import asyncpg
 from shared.application import Actor, Role
 from shared.errors import NotCaughtUpError, StoreUnavailableError
 from shared.http.problems import ProblemError
+from shared.tracing import parse_uuid
 
 PAGE_ROWS_MAX: Final = 200
 PAGE_ROWS: Final = 50
@@ -233,7 +234,7 @@ def read_cursor(query: Query, filters: Mapping[str, Any], text: str | None) -> S
     try:
         said = json.loads(urlsafe_b64decode(text.encode("ascii") + b"=="))
         if not isinstance(said, list) or len(said) != len(query.order) + 1 or said[0] != _stamp(query, filters):
-            raise ProblemError("cursor_invalid")
+            raise ValueError(query.name)  # noqa: TRY301
         return [None if each is None else _value(kind, str(each), "cursor") for kind, each in zip(query.kinds(), said[1:], strict=True)]
     except (ValueError, RecursionError, ProblemError):
         raise ProblemError("cursor_invalid") from None
@@ -283,9 +284,10 @@ def _parse_boolean(text: str) -> bool:
 
 
 def _parse_uuid(text: str) -> UUID:
-    if len(text) != 36:
+    found = parse_uuid(text)
+    if found is None:
         raise ValueError
-    return UUID(text)
+    return found
 
 
 def _parse_date(text: str) -> date:

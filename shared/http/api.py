@@ -1,0 +1,95 @@
+"""What an api process is made of, as one value that a service's `main` fills in."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from starlette.requests import Request
+
+from shared.application import Actor, Role, UseCase
+from shared.contracts.event import Event, RefusalText
+from shared.eventstore.values import Answer, EventStore
+from shared.http.auth import Authenticator
+from shared.http.positions import PositionToken
+from shared.http.problems import ProblemError
+from shared.http.query import Query, Views
+from shared.metrics import Metrics
+
+COMMANDS_IN_FLIGHT_MAX: Final = 200
+"""Commands under way in one process; the next one is told to come back (429)."""
+
+ANSWER_SECONDS_MAX: Final = 4.5
+"""A request is answered within five seconds, with 503 when the database has not spoken by then."""
+
+
+class Submit(Protocol):
+    """`Commands.submit`: the one way in which anything changes the service."""
+
+    async def __call__(
+        self,
+        use_case: UseCase[Any, Any],
+        body: Any,
+        *,
+        ids: dict[str, UUID],
+        actor: Actor,
+        command_id: UUID,
+        fingerprint: bytes | None,
+        correlation_id: UUID,
+        causation_id: UUID | None,
+        traceparent: str | None,
+        if_match: int | None = None,
+    ) -> Answer:
+        """Decides and appends, durably, before it answers."""
+
+
+class Waits(Protocol):
+    """Waiting for what a caller has seen elsewhere. Raises NotCaughtUpError, and ProblemError `after_foreign_log` for another log."""
+
+    async def for_lookups(self, tokens: Sequence[PositionToken], within_seconds: float) -> None:
+        """Until the service's inbox has applied every token."""
+
+    async def for_views(self, tokens: Sequence[PositionToken], within_seconds: float) -> Mapping[str, int]:
+        """Until the service's views have, tokens of other services followed through; the positions by source that a read must show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """Everything that `build_app` turns into routes, documents and pages.
+
+    `submit` is None and `use_cases` empty for a process that only reads. `imports` names the use cases that take a file's content and so
+    a larger body. `fingerprint_key` keys the hash that tells a repeated body from another one. `events` are the service's contracts.
+    """
+
+    service: str
+    title_zh: str
+    title_en: str
+    version: str
+    use_cases: Sequence[UseCase[Any, Any]]
+    refusals: Mapping[str, RefusalText]
+    queries: Sequence[Query]
+    events: Sequence[type[Event]]
+    submit: Submit
+    store: EventStore
+    views: Views
+    waits: Waits
+    authenticator: Authenticator
+    is_withdrawn: Callable[[Actor], Awaitable[bool]]
+    ready: Callable[[], Awaitable[bool]]
+    now: Callable[[], Awaitable[datetime]]
+    fingerprint_key: bytes
+    metrics: Metrics
+    siblings: Mapping[str, str] = field(default_factory=dict)
+    topic_prefix: str = ""
+    imports: frozenset[str] = frozenset()
+    commands_in_flight_max: int = COMMANDS_IN_FLIGHT_MAX
+
+    async def asker(self, request: Request, roles: frozenset[Role]) -> Actor:
+        """Who asks, when the token and the role allow it. Raises ProblemError (401, 403)."""
+        actor = self.authenticator.actor(request.headers.get("authorization"))
+        if actor.role not in roles:
+            raise ProblemError("role_not_allowed", role=actor.role.value, roles=sorted(role.value for role in roles))
+        if await self.is_withdrawn(actor):
+            raise ProblemError("role_withdrawn", role=actor.role.value)
+        return actor

@@ -1,0 +1,162 @@
+"""`build_app`: the routes of a service, from its tables."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shared.asyncapi import asyncapi
+from shared.http.api import Api
+from shared.http.commands import CommandRoutes
+from shared.http.documents import event_schema, openapi
+from shared.http.gate import Gate, Handler, guarded, http_exceptions
+from shared.http.page import Pages
+from shared.http.probes import is_ready
+from shared.http.problems import Catalogue, ProblemError, catalogue
+from shared.http.reads import log_handler, query_handler, stream_handler
+from shared.metrics import CONTENT_TYPE
+
+
+def build_app(api: Api) -> FastAPI:
+    """The application of one api process. Raises ValueError when two tables disagree (a doubled route, a refusal without words).
+
+    Set `app.state.draining = True` to take the process out of readiness before it ends.
+    """
+    problems = catalogue(api.refusals)
+    _check(api, problems)
+    routes = _Routes(problems)
+    commands = CommandRoutes(api, problems)
+    for use_case in api.use_cases:
+        if use_case.path is not None:
+            routes.add("POST", f"/api/v1{use_case.path}", commands.handler(use_case))
+    for query in api.queries:
+        routes.add("GET", f"/api/v1{query.path}", query_handler(api, query))
+    routes.add("GET", "/api/v1/streams/{stream}/events", stream_handler(api))
+    routes.add("GET", "/api/v1/events", log_handler(api))
+    _add_documents(routes, api, problems)
+    _add_pages(routes, api, problems)
+    _add_probes(routes, api)
+    app = FastAPI(
+        openapi_url=None,  # Ours is made from the tables, with every problem in it.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(Gate, metrics=api.metrics, catalogue=problems)],
+        exception_handlers={HTTPException: http_exceptions(problems)},
+    )
+    app.router.routes.extend(routes.made)
+    app.state.draining = False
+    return app
+
+
+class _Routes:
+    """Collects routes, each guarded."""
+
+    def __init__(self, problems: Catalogue) -> None:
+        self._problems = problems
+        self.made: list[Route] = []
+
+    def add(self, method: str, path: str, handler: Handler) -> None:
+        self.made.append(Route(path, guarded(path, handler, self._problems), methods=[method]))
+
+
+def _check(api: Api, problems: Catalogue) -> None:
+    paths = [("POST", each.path) for each in api.use_cases if each.path] + [("GET", each.path) for each in api.queries]
+    names = [each.name for each in api.use_cases] + [each.name for each in api.queries]
+    doubled = [each for each, times in Counter([*paths, *names]).items() if times > 1]
+    if doubled:
+        raise ValueError(f"doubled: {doubled}")
+    for use_case in api.use_cases:
+        silent = set(use_case.refusals) - problems.types.keys()
+        if silent:
+            raise ValueError(f"{use_case.name} can refuse with codes that have no words: {sorted(silent)}")
+    unknown = api.imports - {each.name for each in api.use_cases}
+    if unknown:
+        raise ValueError(f"no such import: {sorted(unknown)}")
+
+
+def _add_documents(routes: _Routes, api: Api, problems: Catalogue) -> None:
+    schemas = {(event.TYPE, str(event.VERSION)): event for event in api.events}
+
+    async def all_schemas(_request: Request) -> Response:
+        return JSONResponse(
+            {"schemas": [{"type": type_, "version": int(version), "url": f"/schemas/{type_}/{version}"} for type_, version in schemas]}
+        )
+
+    async def one_schema(request: Request) -> Response:
+        event = schemas.get((request.path_params["type"], request.path_params["version"]))
+        if event is None:
+            raise ProblemError("not_found")
+        return Response(to_json(event_schema(event)), media_type="application/schema+json")
+
+    async def all_problems(_request: Request) -> Response:
+        return JSONResponse(
+            {
+                "problems": [
+                    {
+                        "type": f"/problems/{each.code}",
+                        "code": each.code,
+                        "status": each.status,
+                        "title_zh": each.zh,
+                        "title_en": each.en,
+                        "kept": each.code in problems.refusals,
+                    }
+                    for each in problems
+                ]
+            }
+        )
+
+    routes.add("GET", "/api/v1/openapi.json", _once(lambda: openapi(api, problems)))
+    routes.add("GET", "/asyncapi.json", _once(lambda: asyncapi(api.service, api.version, api.title_zh, topic_prefix=api.topic_prefix)))
+    routes.add("GET", "/schemas", all_schemas)
+    routes.add("GET", "/schemas/{type}/{version}", one_schema)
+    routes.add("GET", "/problems.json", all_problems)
+
+
+def _add_pages(routes: _Routes, api: Api, problems: Catalogue) -> None:
+    pages = Pages(api, problems)
+    routes.add("GET", "/", pages.front)
+    routes.add("GET", "/static/leifeng.css", pages.style)
+    routes.add("GET", "/problems", pages.problems)
+    routes.add("GET", "/problems/{code}", pages.problems)
+    for query in api.queries:
+        if query.public:
+            routes.add("GET", f"/view{query.path}", pages.list_handler(query))
+    routes.add("GET", "/view/streams/{stream}/events", pages.stream_handler())
+
+
+def _add_probes(routes: _Routes, api: Api) -> None:
+    async def live(_request: Request) -> Response:
+        return Response("ok", media_type="text/plain")
+
+    async def ready(request: Request) -> Response:
+        if request.app.state.draining or not await is_ready(api.ready):
+            return Response("not ready", 503, media_type="text/plain")
+        return Response("ok", media_type="text/plain")
+
+    async def metrics(_request: Request) -> Response:
+        return Response(api.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    routes.add("GET", "/livez", live)
+    routes.add("GET", "/readyz", ready)
+    routes.add("GET", "/metrics", metrics)
+
+
+def _once(make: Callable[[], dict[str, Any]]) -> Handler:
+    """A document that is made when it is first asked for, and kept as bytes."""
+    made: bytes | None = None
+
+    async def handle(_request: Request) -> Response:
+        nonlocal made
+        if made is None:
+            made = to_json(make())
+        return Response(made, media_type="application/json")
+
+    return handle

@@ -1,0 +1,158 @@
+"""Commands over HTTP: one POST route for each use case, and the same answer to every repeat (architecture, section 5)."""
+
+import asyncio
+import hmac
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared import logs
+from shared.application import UseCase
+from shared.contracts.topics import SERVICES
+from shared.envelope import Record
+from shared.errors import StoreUnavailableError
+from shared.eventstore.values import Answer
+from shared.http.api import ANSWER_SECONDS_MAX, Api
+from shared.http.body import COMMAND_LIMITS, IMPORT_LIMITS, BodyLimits, canonical, parse_json, parse_model, read_body
+from shared.http.gate import Handler, exchange_of, single
+from shared.http.positions import PositionToken, parse_tokens
+from shared.http.problems import Catalogue, ProblemError
+from shared.http.query import FOLLOW_SECONDS_MAX
+from shared.tracing import parse_uuid
+
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
+_ETAG: Final = re.compile(r'"(0|[1-9][0-9]{0,17})"')
+_log = logs.logger()
+
+
+class CommandRoutes:
+    """The handlers of all commands of a service; they share one bound on what is under way."""
+
+    def __init__(self, api: Api, catalogue: Catalogue) -> None:
+        self._api = api
+        self._catalogue = catalogue
+        self._under_way: set[asyncio.Task[Answer]] = set()
+
+    def handler(self, use_case: UseCase[Any, Any]) -> Handler:
+        """The handler of one use case."""
+        limits = limits_of(self._api, use_case)
+
+        async def handle(request: Request) -> Response:
+            api = self._api
+            actor = await api.asker(request, use_case.roles)
+            command_id = uuid5(actor.person_id, idempotency_key(request))
+            single(request, ())
+            ids = {name: _id(name, text) for name, text in request.path_params.items()}
+            if_match = read_if_match(request.headers.get("if-match"))
+            after = parse_tokens(request.headers.getlist("after"), frozenset(SERVICES))
+            raw = await read_body(request.headers, request.stream(), limits)
+            value = parse_json(raw, limits)
+            body = parse_model(raw, use_case.body)
+            if after:
+                await api.waits.for_lookups(after, FOLLOW_SECONDS_MAX)
+            exchange = exchange_of(request)
+            with logs.bound(command=use_case.name, command_id=command_id):
+                answer = await self._submitted(
+                    use_case,
+                    body,
+                    ids=ids,
+                    actor=actor,
+                    command_id=command_id,
+                    fingerprint=fingerprint(api.fingerprint_key, request, value),
+                    correlation_id=exchange.correlation_id,
+                    causation_id=None,
+                    traceparent=str(exchange.trace),
+                    if_match=if_match,
+                )
+                return await self._answered(answer, request)
+
+        return handle
+
+    async def _submitted(self, use_case: UseCase[Any, Any], body: Any, **asked: Any) -> Answer:
+        """Runs the command to its end even when the caller goes away or time is up: a repeat of the key then learns what became of it."""
+        if len(self._under_way) >= self._api.commands_in_flight_max:
+            raise ProblemError("too_many_requests")
+        task = asyncio.create_task(self._api.submit(use_case, body, **asked))
+        self._under_way.add(task)
+        task.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({task}, timeout=ANSWER_SECONDS_MAX)
+        if not done:
+            raise StoreUnavailableError("no answer in time")
+        return task.result()
+
+    def _ended(self, task: asyncio.Task[Answer]) -> None:
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # Looked at, so that one nobody waits for any more is no stray warning.
+
+    async def _answered(self, answer: Answer, request: Request) -> Response:
+        replayed = {"Idempotency-Replayed": "true"} if answer.repeated else {}
+        if answer.refusal is not None:
+            refused = ProblemError(
+                answer.refusal.code, command_id=answer.command_id, outcome="refused", values=dict(answer.refusal.detail), headers=replayed
+            )
+            return self._catalogue.response(refused, exchange_of(request).language)
+        records = await self._api.store.read_page(answer.first_position - 1, answer.count) if answer.count else ()
+        log_id = records[0].log_id if records else (await self._api.store.head()).log_id
+        position = PositionToken(self._api.service, log_id, answer.last_position)
+        etag = {"ETag": f'"{records[-1].version}"'} if records else {}
+        return Response(
+            to_json(answer_body(answer, records, position)), 200, {"Position": str(position), **etag, **replayed}, "application/json"
+        )
+
+
+def answer_body(answer: Answer, records: Sequence[Record], position: PositionToken) -> dict[str, Any]:
+    """The body of an accepted command: the same, byte for byte, however often it is asked. Without events nothing had to change."""
+    last = records[-1] if records else None
+    return {
+        "command_id": answer.command_id,
+        "outcome": answer.outcome,
+        "stream": str(last.stream) if last else None,
+        "version": last.version if last else None,
+        "events": [{"id": each.event_id, "type": each.type, "version": each.version, "position": each.position} for each in records],
+        "position": str(position),
+    }
+
+
+def limits_of(api: Api, use_case: UseCase[Any, Any]) -> BodyLimits:
+    """How large a body the use case takes."""
+    return IMPORT_LIMITS if use_case.name in api.imports else COMMAND_LIMITS
+
+
+def idempotency_key(request: Request) -> str:
+    """The key of this command. Raises ProblemError when it is missing, given twice, or not 1 to 200 visible ASCII characters."""
+    given = request.headers.getlist("idempotency-key")
+    if not given:
+        raise ProblemError("idempotency_key_missing")
+    if len(given) > 1 or not IDEMPOTENCY_KEY.fullmatch(given[0]):
+        raise ProblemError("idempotency_key_invalid")
+    return given[0]
+
+
+def read_if_match(header: str | None) -> int | None:
+    """The expected version of the stream that a caller names. Raises ProblemError."""
+    if header is None:
+        return None
+    found = _ETAG.fullmatch(header)
+    if found is None:
+        raise ProblemError("if_match_invalid")
+    return int(found.group(1))
+
+
+def fingerprint(key: bytes, request: Request, value: Any) -> bytes:
+    """What tells this request from another one under the same key: a keyed hash, since a body may hold personal data."""
+    said = b"\n".join((request.method.encode(), request.url.path.encode(), canonical(value)))
+    return hmac.digest(key, said, sha256)
+
+
+def _id(name: str, text: str) -> UUID:
+    found = parse_uuid(text)
+    if found is None:
+        raise ProblemError("id_invalid", parameter=name)
+    return found

@@ -1,0 +1,188 @@
+"""What every request passes through: correlation and trace, counting, security headers, and errors turned into problems."""
+
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Final, Literal
+from uuid import UUID, uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared import logs
+from shared.errors import (
+    EventTooLargeError,
+    FingerprintMismatchError,
+    LeifengError,
+    LogClosedError,
+    NotCaughtUpError,
+    StaleVersionError,
+    StoreUnavailableError,
+    StreamConflictError,
+)
+from shared.http.problems import Catalogue, ProblemError
+from shared.metrics import Metrics
+from shared.tracing import Trace, child_of, parse_traceparent, parse_uuid
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+Language = Literal["zh", "en"]
+
+SECURITY_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; object-src 'none'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+_KEY: Final = "leifeng"
+_log = logs.logger()
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request as it passes: who it belongs with, which language it is answered in, which route took it."""
+
+    correlation_id: UUID
+    trace: Trace
+    language: Language
+    route: str = "none"
+
+
+def exchange_of(request: Request) -> Exchange:
+    """The exchange that `Gate` opened for this request."""
+    exchange: Exchange = request.scope[_KEY]
+    return exchange
+
+
+class Gate:
+    """The outermost middleware."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._catalogue = catalogue
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        asked = headers.get("x-correlation-id")
+        correlation_id = parse_uuid(asked) if asked is not None else uuid4()
+        exchange = Exchange(
+            correlation_id or uuid4(), child_of(parse_traceparent(headers.get("traceparent"))), _language(headers.get("accept-language"))
+        )
+        scope[_KEY] = exchange
+        status = 500
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                answered = MutableHeaders(scope=message)
+                answered["X-Correlation-Id"] = str(exchange.correlation_id)
+                answered.setdefault("Cache-Control", "no-store")
+                for name, value in SECURITY_HEADERS.items():
+                    answered[name] = value
+            await send(message)
+
+        started = perf_counter()
+        with (
+            logs.bound(correlation_id=exchange.correlation_id, trace_id=exchange.trace.trace_id),
+            self._metrics.http_requests_in_flight.track_inprogress(),
+        ):
+            if correlation_id is None:
+                refused = self._catalogue.response(ProblemError("correlation_id_invalid"), exchange.language)
+                await refused(scope, receive, send_with_headers)
+            else:
+                await self._app(scope, receive, send_with_headers)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._metrics.http_request_duration_seconds.labels(exchange.route, method, f"{status // 100}xx").observe(perf_counter() - started)
+
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def guarded(route: str, handler: Handler, catalogue: Catalogue) -> Handler:
+    """`handler` with its errors turned into problems; `route` is the template that metrics and logs name it by."""
+
+    async def handle(request: Request) -> Response:
+        exchange = exchange_of(request)
+        exchange.route = route
+        try:
+            return await handler(request)
+        except Exception as error:  # noqa: BLE001  # The last stop: whatever is not foreseen is a 500 without a word of its own.
+            return catalogue.response(problem_of(error, route), exchange.language)
+
+    return handle
+
+
+def problem_of(error: Exception, route: str) -> ProblemError:
+    """The problem that tells a caller about `error`; what was not foreseen is logged, and told as `internal_error`."""
+    match error:
+        case ProblemError():
+            return error
+        case NotCaughtUpError():
+            return ProblemError("not_caught_up", waited_for=error.waited_for)
+        case StoreUnavailableError():
+            _log.warning("store_unavailable", route=route, exc_info=error)
+            return ProblemError("store_unavailable")
+        case LogClosedError():
+            return ProblemError("log_closed", state=error.state)
+        case StreamConflictError():
+            return ProblemError("stream_conflict")
+        case StaleVersionError():
+            return ProblemError("version_stale", expected=error.expected, actual=error.actual)
+        case FingerprintMismatchError():
+            return ProblemError("idempotency_key_reused", command_id=error.command_id)
+        case EventTooLargeError():
+            return ProblemError("event_too_large", size_bytes=error.size_bytes, cap_bytes=error.cap_bytes)
+        case _:
+            kind = "unforeseen_refusal" if isinstance(error, LeifengError) else "unforeseen_error"
+            _log.error(kind, route=route, exc_info=error)
+            return ProblemError("internal_error")
+
+
+def http_exceptions(catalogue: Catalogue) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
+    """Turns what the router itself refuses (404, 405) into problems."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        headers: dict[str, str] = {}
+        code = "not_found"
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            code, headers = "method_not_allowed", dict(error.headers or {})
+        return catalogue.response(ProblemError(code, headers=headers), exchange_of(request).language)
+
+    return handle
+
+
+def _language(accepted: str | None) -> Language:
+    """Chinese, unless the caller names English before Chinese."""
+    for each in (accepted or "").lower().split(","):
+        tag = each.split(";")[0].strip()
+        if tag.startswith("zh"):
+            return "zh"
+        if tag.startswith("en"):
+            return "en"
+    return "zh"
+
+
+def single(request: Request, known: Sequence[str]) -> dict[str, str]:
+    """The query parameters of a request, each known and given once. Raises ProblemError."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise ProblemError("parameter_unknown", parameter=name[:100], known=list(known))
+        if name in found:
+            raise ProblemError("parameter_repeated", parameter=name)
+        found[name] = value
+    return found

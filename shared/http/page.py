@@ -1,0 +1,267 @@
+"""The page that each api process serves: what the service knows, how fresh it is, and where to go on (Chinese, with an English switch).
+
+Rendered on the server, without scripts and without a word from elsewhere. A visitor is nobody, so only `public` queries stand here, and
+of an event only what can name nobody: numbers, instants, ids and codes.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+from uuid import UUID
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from shared.clock import CIVIL_ZONE
+from shared.contracts.event import SEALED_PREFIX
+from shared.envelope import Record
+from shared.errors import StoreUnavailableError
+from shared.http.api import Api
+from shared.http.gate import Handler, Language, exchange_of, problem_of, single
+from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue
+from shared.http.query import Column, Page, Query, read, read_cursor, read_filters, read_limit
+from shared.http.reads import details_of, events_of, within
+
+FIRST_ROWS: Final = 20
+"""Rows of each list on the front page."""
+
+SERVICE_NAMES: Final[Mapping[str, tuple[str, str]]] = {
+    "registration": ("报名登记", "Registration"),
+    "hours": ("服务时长", "Hours"),
+    "recognition": ("星级评定", "Recognition"),
+}
+
+COOKIE_SECONDS: Final = 365 * 24 * 3600
+
+_FOLDER: Final = Path(__file__).parent
+_CODE: Final = re.compile(r"[A-Za-z0-9_.:+/-]{1,60}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value as it is shown: text, a longer text for the pointer, and how it is set."""
+
+    text: str
+    full: str = ""
+    style: str = ""
+
+
+class Words:
+    """Says things in the language of one request."""
+
+    def __init__(self, language: Language) -> None:
+        self.language = language
+
+    def __call__(self, zh: str, en: str) -> str:
+        return zh if self.language == "zh" else en
+
+    def cell(self, value: Any, *, minutes: bool = False) -> Cell:
+        """A value of a row, for people to read."""
+        match value:
+            case None:
+                return Cell("—", style="none")
+            case bool():
+                return Cell(self("是", "yes") if value else self("否", "no"))
+            case int() if minutes:
+                return Cell(self.span(value), f"{value} min", "number")
+            case int():
+                return Cell(f"{value:,}", style="number")
+            case datetime():
+                return Cell(value.astimezone(CIVIL_ZONE).strftime("%Y-%m-%d %H:%M"), value.isoformat(), "time")
+            case date():
+                return Cell(value.isoformat(), style="time")
+            case UUID():
+                return Cell(f"{str(value)[:8]}…", str(value), "id")
+            case _:
+                return Cell(str(value))
+
+    def span(self, minutes: int) -> str:
+        """Minutes as hours and minutes."""
+        sign, (hours, rest) = "-" if minutes < 0 else "", divmod(abs(minutes), 60)
+        return self(f"{sign}{hours:,} 小时 {rest:02} 分", f"{sign}{hours:,} h {rest:02} min")
+
+
+class Pages:
+    """The handlers of the page and of what opens from it."""
+
+    def __init__(self, api: Api, catalogue: Catalogue) -> None:
+        self._api = api
+        self._catalogue = catalogue
+        self._public = [query for query in api.queries if query.public]
+        environment = Environment(
+            loader=FileSystemLoader(_FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        self._templates = {name: environment.get_template(f"{name}.html") for name in ("front", "list", "stream", "problem", "problems")}
+        self._style = (_FOLDER / "static" / "leifeng.css").read_bytes()
+        self._stamp = sha256(self._style).hexdigest()[:12]
+
+    async def style(self, _request: Request) -> Response:
+        """The one style sheet."""
+        return Response(self._style, 200, {"Cache-Control": "public, max-age=86400", "ETag": f'"{self._stamp}"'}, "text/css")
+
+    async def front(self, request: Request) -> Response:
+        """`/`: every public list, heads, lag, parked keys, and the ways out."""
+        words = _words(request)
+        pages: list[tuple[Query, Page]] = []
+        trouble = None
+        head = None
+        try:
+            head = await within(self._api.store.head())
+            for query in self._public:
+                pages.append((query, await self._page(query, {}, None, FIRST_ROWS)))  # noqa: PERF401
+        except StoreUnavailableError as error:
+            trouble = self._catalogue.types[problem_of(error, "/").code]
+        freshness = pages[-1][1].freshness if pages else ()
+        return self._answer(
+            request,
+            words,
+            "front",
+            trouble.status if trouble else 200,
+            trouble=trouble and words(trouble.zh, trouble.en),
+            head=head.position if head else None,
+            now=None if trouble else words.cell(await self._api.now()).text,
+            freshness=[(_name(words, each.source), each, words.cell(each.as_of)) for each in freshness],
+            behind=sum(each.behind_events for each in freshness),
+            parked=sorted({key for _, page in pages for key in page.parked}),
+            lists=[_shown(words, query, page) for query, page in pages],
+        )
+
+    def list_handler(self, query: Query) -> Handler:
+        """`/view/...`: all rows of one public list, filtered and page by page."""
+
+        async def handle(request: Request) -> Response:
+            words = _words(request)
+            known = (*(each.name for each in query.filters), "cursor", "limit", "lang")
+            # A form sends what was left empty too.
+            given = {name: value for name, value in single(request, known).items() if value and name != "lang"}
+            filters = read_filters(query, given)
+            page = await self._page(query, filters, read_cursor(query, filters, given.get("cursor")), read_limit(given.get("limit")))
+            return self._answer(
+                request,
+                words,
+                "list",
+                list=_shown(words, query, page),
+                filters=[(each.name, words(each.zh, each.en), given.get(each.name, "")) for each in query.filters],
+                next=f"?{urlencode({**given, 'cursor': page.next_cursor})}" if page.next_cursor else None,
+                freshness=[(_name(words, each.source), each, words.cell(each.as_of)) for each in page.freshness],
+                parked=page.parked,
+            )
+
+        return self._for_people(handle)
+
+    def stream_handler(self) -> Handler:
+        """`/view/streams/...`: the events behind a figure, without anything that could name a person."""
+
+        async def handle(request: Request) -> Response:
+            words = _words(request)
+            given = single(request, ("after", "limit", "lang"))
+            limit = read_limit(given.get("limit"))
+            stream = request.path_params["stream"]
+            records = await events_of(self._api, stream, int(given["after"]) if given.get("after", "").isdecimal() else 0, limit)
+            return self._answer(
+                request,
+                words,
+                "stream",
+                stream=stream,
+                events=[(record, words.cell(record.time), _facts(words, record)) for record in records[:limit]],
+                next=f"?{urlencode({'after': records[limit - 1].version, 'limit': limit})}" if len(records) > limit else None,
+            )
+
+        return self._for_people(handle)
+
+    async def problems(self, request: Request) -> Response:
+        """`/problems` and `/problems/<code>`: what each problem means."""
+        words = _words(request)
+        code = request.path_params.get("code")
+        types = [each for each in self._catalogue if code in {None, each.code}]
+        return self._answer(request, words, "problems", 200 if types else 404, types=types, refusals=self._catalogue.refusals)
+
+    async def _page(self, query: Query, filters: Mapping[str, Any], cursor: Sequence[Any] | None, limit: int) -> Page:
+        return await within(read(self._api.views, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={}))
+
+    def _for_people(self, handler: Handler) -> Handler:
+        """Shows a problem as a page instead of JSON."""
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except Exception as error:  # noqa: BLE001  # As `guarded` does, for a reader instead of a program.
+                problem = self._catalogue.types[problem_of(error, exchange_of(request).route).code]
+                words = _words(request)
+                return self._answer(request, words, "problem", problem.status, problem=problem, said=words(problem.zh, problem.en))
+
+        return handle
+
+    def _answer(self, request: Request, words: Words, template: str, status: int = 200, **shown: Any) -> Response:
+        links = {**self._api.siblings, self._api.service: "/"}
+        html = self._templates[template].render(
+            t=words,
+            language=words.language,
+            title=words(self._api.title_zh, self._api.title_en),
+            service=self._api.service,
+            version=self._api.version,
+            stamp=self._stamp,
+            services=[(_name(words, name), links[name], name == self._api.service) for name in SERVICE_NAMES if name in links],
+            path=request.url.path,
+            **shown,
+        )
+        response = HTMLResponse(html, status, {"Content-Language": words.language, "Vary": "Cookie"})
+        if status == 503:
+            response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS["store_unavailable"])
+        if request.query_params.get("lang") in {"zh", "en"}:
+            response.set_cookie("lang", words.language, max_age=COOKIE_SECONDS, samesite="lax", httponly=True)
+        return response
+
+
+def _words(request: Request) -> Words:
+    asked = request.query_params.get("lang") or request.cookies.get("lang")
+    return Words("en" if asked == "en" else "zh")
+
+
+def _name(words: Words, service: str) -> str:
+    return words(*SERVICE_NAMES.get(service, (service, service)))
+
+
+def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
+    """A list as the templates take it."""
+    columns: Sequence[Column] = query.columns
+    return {
+        "name": query.name,
+        "title": words(query.title_zh, query.title_en),
+        "path": query.path.lstrip("/"),
+        "columns": [(words(column.zh, column.en), column.kind == "integer") for column in columns],
+        "rows": [
+            {
+                "cells": [(words(column.zh, column.en), words.cell(row[column.name], minutes=column.minutes)) for column in columns],
+                "details": f"/view/{details_of(query, row)}" if query.details else None,
+                "parked": query.key is not None and str(row[query.key]) in page.parked,
+            }
+            for row in page.rows
+        ],
+        "more": page.next_cursor is not None,
+        "opens": query.details is not None,
+    }
+
+
+def _facts(words: Words, record: Record) -> list[tuple[str, Cell]]:
+    """The fields of a payload that can name nobody; other texts are shown as dots, sealed ones as sealed."""
+    return [(name, _fact(words, value)) for name, value in from_json(record.payload).items()]
+
+
+def _fact(words: Words, value: Any) -> Cell:
+    if isinstance(value, str):
+        if value.startswith(SEALED_PREFIX):
+            return Cell(words("已密封", "sealed"), style="none")
+        return Cell(value if len(value) <= 40 else f"{value[:8]}…", value, "id") if _CODE.fullmatch(value) else Cell("…", style="none")
+    if isinstance(value, list):
+        return Cell(words(f"{len(value)} 项", f"{len(value)} items"))
+    if isinstance(value, dict):
+        return Cell("…", style="none")
+    return words.cell(value)
