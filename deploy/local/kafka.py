@@ -142,8 +142,9 @@ class LocalKafka:
         self.children[node].stop()
 
     def remove(self) -> None:
-        """Stop it and forget its data."""
-        self.stop()
+        """Kill it and forget its data."""
+        for node in self.children:
+            self.kill(node)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _format(self, place: Path, node: int, data: Path) -> None:

