@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from hashlib import sha256
-from typing import Any, Final, Literal, LiteralString
+from typing import Any, Final, Literal, LiteralString, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -29,7 +29,7 @@ FOLLOW_SECONDS_MAX: Final = 2.0
 
 Kind = Literal["text", "integer", "boolean", "uuid", "date", "instant"]
 
-Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,10 @@ class Views:
     by source, and its blocked keys. The pool's connections are the owner's; `reader_role` is what rows are read as.
     """
 
-    pool: asyncpg.Pool[asyncpg.Record]
+    pool: "asyncpg.Pool[asyncpg.Record]"
     reader_role: str
-    freshness: Callable[[Connection], Awaitable[Sequence[Freshness]]]
-    parked: Callable[[Connection], Awaitable[frozenset[str]]]
+    freshness: "Callable[[Connection], Awaitable[Sequence[Freshness]]]"
+    parked: "Callable[[Connection], Awaitable[frozenset[str]]]"
 
 
 PUBLIC_READER: Final = "public"
