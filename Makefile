@@ -42,23 +42,16 @@ lock: $(VENV)/lock  ## Choose new versions within pyproject.toml, and lock them 
 	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --constraint requirements-test.lock -o requirements.lock
 	@! grep -n '://' requirements*.lock
 
-$(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed, and none of python3, python3.11 to python3.14 is"; exit 1; }
-	@echo "making the virtual environment with $(PYTHON)"
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) makes no virtual environment (on Debian: apt-get install python3-venv)"; exit 1; }
-
-# The stamps hold what was installed; `test` contains `local`.
-$(VENV)/local: requirements-local.lock | $(VENV)/bin/python
-	@test $(VENV)/test -nt $< || { echo "installing the locked requirements (about 90 MB the first time)"; \
-	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $< || { echo "error: pip could not install them (see above); the first start needs a network"; exit 1; }; }
+# The stamps say what was installed; what `test` installs contains what `local` does.
+$(VENV)/local: requirements-local.lock
+	@test $(VENV)/test -nt $< || $(or $(PYTHON),python3) deploy/local/install.py local
 	@touch $@
 
-$(VENV)/test: requirements-test.lock | $(VENV)/bin/python
-	@echo "installing the locked requirements of the tests (about 190 MB the first time)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes -r $< || { echo "error: pip could not install them (see above); the first run needs a network"; exit 1; }
+$(VENV)/test: requirements-test.lock
+	@$(or $(PYTHON),python3) deploy/local/install.py test
 	@touch $@
 
-$(VENV)/lock: | $(VENV)/bin/python
+$(VENV)/lock: | $(VENV)/test
 	$(RUN) -m venv $@ && $@/bin/pip install --quiet uv
 
 tests/node/node_modules/.done: tests/node/package-lock.json | $(VENV)/test

@@ -1,10 +1,11 @@
-"""`python -m deploy.local up | down | reset | status | token | lock`; `make help` says the same in fewer words."""
+"""`python -m deploy.local up | down | reset | status | token | compose-env | lock`; `make help` says the same in fewer words."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
+from deploy.local.compose import write_compose_environment
 from deploy.local.environment import ISSUER, read_ports
 from deploy.local.jars import write_lock
 from deploy.local.keys import Keys, issue_token, person_id
@@ -49,6 +50,8 @@ def _run(asked: argparse.Namespace, console: Console) -> int:
         case "token":
             person = person_id(asked.person)
             print(issue_token(Keys(places.secrets), ISSUER, person=person, role=asked.role, unit=asked.unit, minutes=asked.minutes))
+        case "compose-env":
+            console.say(f"{write_compose_environment(places)} is written: `docker compose up --build` starts the containers")
         case "lock":
             console.say(f"{write_lock()} jars are in the lock")
     return 0
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--role", required=True)
     token.add_argument("--unit", required=True, help="code of the unit")
     token.add_argument("--minutes", type=float, default=15, help="how long it lives, up to 15")
+    commands.add_parser("compose-env", help="write .env and the keys that docker-compose.yml reads")
     commands.add_parser("lock", help="resolve Kafka's jars anew and write their list")
     return parser
 

@@ -3,6 +3,7 @@
 They never reach a command line or a log.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -37,6 +38,10 @@ class Keys:
     def database_password(self, service: str) -> str:
         """The role that owns a service's database."""
         return self._kept(f"postgres-{service}", secrets.token_hex(24))
+
+    def cluster_id(self) -> str:
+        """Kafka's, for a broker that we do not format ourselves."""
+        return self._kept("kafka-cluster-id", base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A"))
 
     def encryption_key_file(self, service: str) -> Path:
         """The key that wraps the personal keys of a service: 32 random bytes as hexadecimal digits."""

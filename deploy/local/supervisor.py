@@ -379,7 +379,7 @@ def reset(places: Places, console: Console) -> None:
     down(places, console)
     for folder in (places.data, places.secrets, places.logs, places.run):
         shutil.rmtree(folder, ignore_errors=True)
-    forget_root_data()
+    forget_root_data(places.data / "postgres")
     console.say("forgotten: data, secrets, logs (Kafka's jars are kept)")
 
 
