@@ -1,0 +1,109 @@
+"""A service of one command, small enough to see through, for the tests of HTTP: seats of an activity, two at most."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from shared.application import Aggregate, Asked, Plan, Role, UseCase
+from shared.contracts.event import Event, Refusal, RefusalText
+from shared.contracts.registration import EnrollmentAccepted
+from shared.envelope import Stream
+from shared.http.query import Column, Filter, Query
+
+SEATS: Final = 2
+LOG_ID: Final = UUID("0197f3a4-5c00-7000-8000-0000000000aa")
+NOW: Final = datetime(2017, 3, 5, 0, 30, tzinfo=UTC)
+
+
+class TakeSeat(BaseModel):
+    """The body of the command."""
+
+    volunteer_id: UUID
+    position: str
+    remarks: tuple[str, ...] = ()
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Who sits."""
+
+    taken: frozenset[UUID] = frozenset()
+
+
+def evolve(seats: Seats, event: Any) -> Seats:
+    return Seats(seats.taken | {event.volunteer_id}) if isinstance(event, EnrollmentAccepted) else seats
+
+
+def decide(seats: Seats, activity_id: UUID, body: TakeSeat) -> Sequence[Event] | Refusal:
+    if body.volunteer_id in seats.taken:
+        return []
+    if len(seats.taken) >= SEATS:
+        return Refusal("activity_full", {"seats": SEATS})
+    return [EnrollmentAccepted(activity_id=activity_id, volunteer_id=body.volunteer_id, position=body.position)]
+
+
+ACTIVITY: Final = Aggregate("activity", Seats(), evolve)
+
+
+async def plan(asked: Asked[TakeSeat], _lookups: None) -> Plan[Seats]:
+    activity_id = asked.ids["activity_id"]
+    return Plan(Stream("activity", activity_id), ACTIVITY, lambda seats: decide(seats, activity_id, asked.body))
+
+
+TAKE_SEAT: Final[UseCase[TakeSeat, None]] = UseCase(
+    name="take_seat",
+    path="/activities/{activity_id}/seats",
+    body=TakeSeat,
+    roles=frozenset({Role.VOLUNTEER, Role.UNIT_ADMIN}),
+    plan=plan,
+    refusals=("activity_full",),
+    title_zh="占座",
+    title_en="Take a seat",
+)
+
+REFUSALS: Final[Mapping[str, RefusalText]] = {"activity_full": RefusalText(409, "名额已满", "The activity is full")}
+
+BALANCES: Final = Query(
+    name="balances",
+    path="/balances",
+    sql="""
+        SELECT volunteer_id, unit_code, minutes, seen_at, account_id FROM api.balances
+        WHERE ($1::text IS NULL OR unit_code = $1)
+          AND ($2::text IS NULL OR (unit_code, volunteer_id) > ($2, $3::uuid))
+        ORDER BY unit_code, volunteer_id LIMIT $4
+    """,
+    columns=(
+        Column("unit_code", "text", "单位", "Unit"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
+        Column("minutes", "integer", "时长", "Hours", minutes=True),
+        Column("seen_at", "instant", "最近", "Last seen", nullable=True),
+        Column("account_id", "uuid", "账户", "Account"),
+    ),
+    order=("unit_code", "volunteer_id"),
+    roles=frozenset({Role.BUREAU_ADMIN, Role.AUDITOR}),
+    title_zh="时长余额",
+    title_en="Balances",
+    filters=(Filter("unit", "text", "单位", "Unit"),),
+    public=True,
+    key="volunteer_id",
+    details="streams/activity-{account_id}/events",
+)
+
+PEOPLE: Final = Query(
+    name="people",
+    path="/people",
+    sql="""
+        SELECT volunteer_id, name FROM api.people
+        WHERE ($1::uuid IS NULL OR volunteer_id > $1) ORDER BY volunteer_id LIMIT $2
+    """,
+    columns=(Column("volunteer_id", "uuid", "志愿者", "Volunteer"), Column("name", "text", "姓名", "Name", nullable=True)),
+    order=("volunteer_id",),
+    roles=frozenset({Role.BUREAU_ADMIN}),
+    title_zh="名册",
+    title_en="Roll",
+)
