@@ -196,7 +196,9 @@ def test_the_same_name_is_the_same_person_and_no_token_lives_longer_than_a_quart
     assert person_id("leader") == person_id("leader") != person_id("kiosk")
     assert person_id(str(person_id("leader"))) == person_id("leader")
     with pytest.raises(Trouble, match="15 minutes"):
-        issue_token(keys, "issuer", person=person_id("leader"), role="leader", unit="U1", minutes=16)
+        issue_token(keys, "issuer", person=person_id("leader"), role="activity_leader", unit="U1", minutes=16)
+    with pytest.raises(Trouble, match="nobody is no role: choose one of bureau_admin, "):
+        issue_token(keys, "issuer", person=person_id("leader"), role="nobody", unit="U1")
 
 
 # The supervisor with a program of ours in place of a service: it serves /readyz, or ends at once.
