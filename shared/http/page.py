@@ -78,7 +78,7 @@ class Words:
             case date():
                 return Cell(value.isoformat(), style="time")
             case UUID():
-                return Cell(f"{str(value)[:8]}…", str(value), "id")
+                return Cell(f"…{str(value)[-8:]}", str(value), "id")  # The front of a UUIDv7 is time: neighbours would look alike.
             case _:
                 return Cell(str(value))
 
