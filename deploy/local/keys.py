@@ -92,7 +92,10 @@ def person_id(name: str) -> uuid.UUID:
 
 
 def issue_token(keys: Keys, issuer: str, *, person: uuid.UUID, role: str, unit: str, minutes: float = 15) -> str:
-    """A bearer token for one person in one role for one unit, signed by the local issuer. Raises Trouble: unknown role, more than 15 minutes."""
+    """A bearer token for one person in one role for one unit, signed by the local issuer.
+
+    Raises Trouble: unknown role, more than 15 minutes.
+    """
     from shared.application import Role  # Late: the supervisor needs nothing of the services, and stays small.
 
     seconds = int(minutes * 60)
