@@ -1,6 +1,7 @@
 """Runs an ASGI application until it is told to stop; ends without dropping a request (operations.md 3.3)."""
 
 import asyncio
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Final
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp
 FINISH_SECONDS_MAX: Final = 20
 KEEP_ALIVE_SECONDS: Final = 30
 HEADERS_BYTES_MAX: Final = 32 * 1024
+BACKLOG: Final = 512
 
 
 class _Server(uvicorn.Server):
@@ -26,10 +28,9 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
 
     Raises OSError when the address cannot be bound.
     """
+    listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -40,7 +41,6 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
         ws="none",
         proxy_headers=False,
     )
-    socket = config.bind_socket()
     server = _Server(config)
 
     async def end() -> None:
@@ -50,5 +50,5 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
 
     async with asyncio.TaskGroup() as tasks:
         ending = tasks.create_task(end())
-        await server.serve(sockets=[socket])
+        await server.serve(sockets=[listening])
         ending.cancel()
