@@ -11,7 +11,7 @@ import pytest
 
 from shared.http.api import Api
 from shared.http.app import build_app
-from tests.integration.http.conftest import ACTIVITY, Follow, Told
+from tests.integration.http.conftest import ACTIVITY, Follow, TinyStore, Told
 from tests.integration.http.seats import BALANCES, LOG_ID, NOW
 from tests.integration.http.test_commands import SEATS, check_problem, key, seat
 
@@ -167,6 +167,13 @@ async def test_without_a_database_a_query_is_a_503(api: Api, database: Any) -> N
         answer = await client.get("/api/v1/balances")
     check_problem(answer, 503, "store_unavailable")
     assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_sealed_field_stays_sealed_for_an_auditor(client: Client, token: Callable[..., str], store: TinyStore) -> None:
+    await client.post(SEATS, json=seat(), headers=key())
+    store.records[0] = replace(store.records[0], payload=b'{"name": "sealed:a1:xyz", "minutes": 90}')
+    answer = await client.get("/api/v1/events", headers={"Authorization": token("auditor")})
+    assert answer.json()["items"][0]["payload"] == {"name": "[sealed]", "minutes": 90}
 
 
 async def test_a_figure_opens_into_its_events_for_an_auditor(client: Client, token: Callable[..., str]) -> None:
