@@ -5,6 +5,7 @@ import hmac
 import re
 from collections.abc import Sequence
 from hashlib import sha256
+from time import perf_counter
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -56,7 +57,7 @@ class CommandRoutes:
             body = parse_model(raw, use_case.body)
             if after:
                 await api.waits.for_lookups(after, FOLLOW_SECONDS_MAX)
-            exchange = exchange_of(request)
+            exchange, started = exchange_of(request), perf_counter()
             with logs.bound(command=use_case.name, command_id=command_id):
                 answer = await self._submitted(
                     use_case,
@@ -69,6 +70,14 @@ class CommandRoutes:
                     causation_id=None,
                     traceparent=str(exchange.trace),
                     if_match=if_match,
+                )
+                _log.info(
+                    "command_answered",
+                    outcome="duplicate" if answer.repeated else answer.outcome,
+                    code=answer.refusal.code if answer.refusal else None,
+                    role=actor.role.value,
+                    position=answer.last_position,
+                    duration_ms=round((perf_counter() - started) * 1000, 1),
                 )
                 return await self._answered(answer, request)
 

@@ -121,7 +121,10 @@ def guarded(route: str, handler: Handler, catalogue: Catalogue) -> Handler:
         try:
             return await handler(request)
         except Exception as error:  # noqa: BLE001  # The last stop: whatever is not foreseen is a 500 without a word of its own.
-            return catalogue.response(problem_of(error, route), exchange.language)
+            problem = problem_of(error, route)
+            if catalogue.types[problem.code].status in {401, 403}:
+                _log.info("denied", code=problem.code, route=route)
+            return catalogue.response(problem, exchange.language)
 
     return handle
 

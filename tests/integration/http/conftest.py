@@ -1,9 +1,11 @@
 """The whole application without a socket: a store in memory, views in a real PostgreSQL."""
 
 import asyncio
+import io
 import json
+import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +15,12 @@ from uuid import UUID, uuid4, uuid5
 import asyncpg
 import httpx
 import pytest
+import structlog
 from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from shared import logs
 from shared.application import Actor, Asked, UseCase
 from shared.contracts import registration
 from shared.contracts.event import Refusal
@@ -301,3 +305,16 @@ async def client(app: FastAPI, token: Callable[..., str]) -> AsyncIterator[httpx
     """A volunteer with a token, who speaks to the application directly."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leifeng", headers={"Authorization": token()}) as made:
         yield made
+
+
+@pytest.fixture
+def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """The log lines of this test, read back from JSON."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    out = io.StringIO()
+    logs.configure("registration", "0.0.1", out=out)
+    yield lambda: [json.loads(line) for line in out.getvalue().splitlines()]
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
