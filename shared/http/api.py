@@ -20,9 +20,6 @@ from shared.metrics import Metrics
 COMMANDS_IN_FLIGHT_MAX: Final = 200
 """Commands under way in one process; the next one is told to come back (429)."""
 
-ANSWER_SECONDS_MAX: Final = 4.5
-"""A request is answered within five seconds, with 503 when the database has not spoken by then."""
-
 
 class Submit(Protocol):
     """`Commands.submit`: the one way in which anything changes the service."""

@@ -5,7 +5,7 @@ import hmac
 import re
 from collections.abc import Sequence
 from hashlib import sha256
-from time import perf_counter
+from time import monotonic
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -17,10 +17,10 @@ from shared import logs
 from shared.application import UseCase
 from shared.contracts.topics import SERVICES
 from shared.envelope import Record
-from shared.errors import StoreUnavailableError
 from shared.eventstore.values import Answer
-from shared.http.api import ANSWER_SECONDS_MAX, Api
+from shared.http.api import Api
 from shared.http.body import COMMAND_LIMITS, IMPORT_LIMITS, BodyLimits, canonical, parse_json, parse_model, read_body
+from shared.http.deadline import Deadline
 from shared.http.gate import Handler, exchange_of, single
 from shared.http.positions import PositionToken, parse_tokens
 from shared.http.problems import Catalogue, ProblemError
@@ -45,21 +45,24 @@ class CommandRoutes:
         limits = limits_of(self._api, use_case)
 
         async def handle(request: Request) -> Response:
-            api = self._api
-            actor = await api.asker(request, use_case.roles)
+            api, deadline = self._api, Deadline()
+            actor = await deadline.meet(api.asker(request, use_case.roles))
             command_id = uuid5(actor.person_id, idempotency_key(request))
             single(request, ())
             ids = {name: _id(name, text) for name, text in request.path_params.items()}
             if_match = read_if_match(request.headers.get("if-match"))
             after = parse_tokens(request.headers.getlist("after"), frozenset(SERVICES))
+            began = monotonic()
             raw = await read_body(request.headers, request.stream(), limits)
+            deadline.postpone(monotonic() - began)
             value = parse_json(raw, limits)
             body = parse_model(raw, use_case.body)
             if after:
-                await api.waits.for_lookups(after, FOLLOW_SECONDS_MAX)
-            exchange, started = exchange_of(request), perf_counter()
+                await deadline.meet(api.waits.for_lookups(after, FOLLOW_SECONDS_MAX))
+            exchange, started = exchange_of(request), monotonic()
             with logs.bound(command=use_case.name, command_id=command_id):
                 answer = await self._submitted(
+                    deadline,
                     use_case,
                     body,
                     ids=ids,
@@ -77,28 +80,20 @@ class CommandRoutes:
                     code=answer.refusal.code if answer.refusal else None,
                     role=actor.role.value,
                     position=answer.last_position,
-                    duration_ms=round((perf_counter() - started) * 1000, 1),
+                    duration_ms=round((monotonic() - started) * 1000, 1),
                 )
-                return await self._answered(answer, request)
+                return await deadline.meet(self._answered(answer, request))
 
         return handle
 
-    async def _submitted(self, use_case: UseCase[Any, Any], body: Any, **asked: Any) -> Answer:
+    async def _submitted(self, deadline: Deadline, use_case: UseCase[Any, Any], body: Any, **asked: Any) -> Answer:
         """Runs the command to its end even when the caller goes away or time is up: a repeat of the key then learns what became of it."""
         if len(self._under_way) >= self._api.commands_in_flight_max:
             raise ProblemError("too_many_requests")
         task = asyncio.create_task(self._api.submit(use_case, body, **asked))
         self._under_way.add(task)
-        task.add_done_callback(self._ended)
-        done, _ = await asyncio.wait({task}, timeout=ANSWER_SECONDS_MAX)
-        if not done:
-            raise StoreUnavailableError("no answer in time")
-        return task.result()
-
-    def _ended(self, task: asyncio.Task[Answer]) -> None:
-        self._under_way.discard(task)
-        if not task.cancelled():
-            task.exception()  # Looked at, so that one nobody waits for any more is no stray warning.
+        task.add_done_callback(self._under_way.discard)
+        return await deadline.wait_for(task)
 
     async def _answered(self, answer: Answer, request: Request) -> Response:
         replayed = {"Idempotency-Replayed": "true"} if answer.repeated else {}

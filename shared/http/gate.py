@@ -6,9 +6,10 @@ from time import perf_counter
 from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
+import asyncpg
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -136,7 +137,9 @@ def problem_of(error: Exception, route: str) -> ProblemError:
             return error
         case NotCaughtUpError():
             return ProblemError("not_caught_up", waited_for=error.waited_for)
-        case StoreUnavailableError():
+        case ClientDisconnect():
+            return ProblemError("body_too_slow")  # Nobody reads this.
+        case StoreUnavailableError() | OSError() | asyncpg.InterfaceError() | asyncpg.PostgresError() if is_absence(error):
             _log.warning("store_unavailable", route=route, exc_info=error)
             return ProblemError("store_unavailable")
         case LogClosedError():
@@ -153,6 +156,20 @@ def problem_of(error: Exception, route: str) -> ProblemError:
             kind = "unforeseen_refusal" if isinstance(error, LeifengError) else "unforeseen_error"
             _log.error(kind, route=route, exc_info=error)
             return ProblemError("internal_error")
+
+
+def is_absence(error: Exception) -> bool:
+    """Whether `error` says that the database is away, overloaded or ending, and not that we asked something wrong."""
+    return not isinstance(error, asyncpg.PostgresError) or isinstance(error, _ABSENCES)
+
+
+_ABSENCES: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.exceptions.PostgresSystemError,
+    asyncpg.exceptions.ReadOnlySQLTransactionError,  # A primary that has just become a standby.
+)
 
 
 def http_exceptions(catalogue: Catalogue) -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:

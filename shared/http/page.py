@@ -22,12 +22,12 @@ from starlette.responses import HTMLResponse, Response
 from shared.clock import CIVIL_ZONE
 from shared.contracts.event import SEALED_PREFIX
 from shared.envelope import Record
-from shared.errors import StoreUnavailableError
 from shared.http.api import Api
+from shared.http.deadline import Deadline
 from shared.http.gate import Handler, Language, exchange_of, problem_of, single
 from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue
 from shared.http.query import Column, Page, Query, read, read_cursor, read_filters, read_limit
-from shared.http.reads import details_of, events_of, within
+from shared.http.reads import details_of, events_of
 
 FIRST_ROWS: Final = 20
 """Rows of each list on the front page."""
@@ -111,12 +111,14 @@ class Pages:
         words = _words(request)
         pages: list[tuple[Query, Page]] = []
         trouble = None
-        head = None
+        head, now = None, None
+        deadline = Deadline()
         try:
-            head = await within(self._api.store.head())
+            head = await deadline.meet(self._head())
+            now = await deadline.meet(self._now())
             for query in self._public:
-                pages.append((query, await self._page(query, {}, None, FIRST_ROWS)))  # noqa: PERF401
-        except StoreUnavailableError as error:
+                pages.append((query, await deadline.meet(self._page(query, {}, None, FIRST_ROWS))))  # noqa: PERF401
+        except Exception as error:  # noqa: BLE001  # The page says what is wrong, and shows what it has.
             trouble = self._catalogue.types[problem_of(error, "/").code]
         freshness = pages[-1][1].freshness if pages else ()
         return self._answer(
@@ -125,8 +127,8 @@ class Pages:
             "front",
             trouble.status if trouble else 200,
             trouble=trouble and words(trouble.zh, trouble.en),
-            head=head.position if head else None,
-            now=None if trouble else words.cell(await self._api.now()).text,
+            head=head,
+            now=words.cell(now).text if now else None,
             freshness=[(_name(words, each.source), each, words.cell(each.as_of)) for each in freshness],
             behind=sum(each.behind_events for each in freshness),
             parked=sorted({key for _, page in pages for key in page.parked}),
@@ -142,7 +144,8 @@ class Pages:
             # A form sends what was left empty too.
             given = {name: value for name, value in single(request, known).items() if value and name != "lang"}
             filters = read_filters(query, given)
-            page = await self._page(query, filters, read_cursor(query, filters, given.get("cursor")), read_limit(given.get("limit")))
+            cursor, limit = read_cursor(query, filters, given.get("cursor")), read_limit(given.get("limit"))
+            page = await Deadline().meet(self._page(query, filters, cursor, limit))
             return self._answer(
                 request,
                 words,
@@ -164,7 +167,8 @@ class Pages:
             given = single(request, ("after", "limit", "lang"))
             limit = read_limit(given.get("limit"))
             stream = request.path_params["stream"]
-            records = await events_of(self._api, stream, int(given["after"]) if given.get("after", "").isdecimal() else 0, limit)
+            after = int(given["after"]) if re.fullmatch("[0-9]{1,18}", given.get("after", "")) else 0
+            records = await Deadline().meet(events_of(self._api, stream, after, limit))
             return self._answer(
                 request,
                 words,
@@ -184,7 +188,13 @@ class Pages:
         return self._answer(request, words, "problems", 200 if types else 404, types=types, refusals=self._catalogue.refusals)
 
     async def _page(self, query: Query, filters: Mapping[str, Any], cursor: Sequence[Any] | None, limit: int) -> Page:
-        return await within(read(self._api.views, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={}))
+        return await read(self._api.views, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={})
+
+    async def _head(self) -> int:
+        return (await self._api.store.head()).position
+
+    async def _now(self) -> datetime:
+        return await self._api.now()
 
     def _for_people(self, handler: Handler) -> Handler:
         """Shows a problem as a page instead of JSON."""

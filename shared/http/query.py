@@ -163,10 +163,6 @@ async def read(
         except asyncpg.exceptions.InvalidCachedStatementError as error:
             if attempts == 0:
                 raise StoreUnavailableError("views kept changing") from error
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            if isinstance(error, (asyncpg.exceptions.SyntaxOrAccessError, asyncpg.exceptions.DataError)):
-                raise  # Our own mistake, not the database's absence.
-            raise StoreUnavailableError("views cannot be read") from error
 
 
 async def _read(

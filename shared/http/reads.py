@@ -1,8 +1,8 @@
 """Queries and the events behind a figure, over HTTP. Every answer says how fresh it is (D11)."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from pydantic_core import from_json, to_json
@@ -13,8 +13,9 @@ from shared.application import Role
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.topics import CATEGORIES, SERVICES
 from shared.envelope import Record, Stream
-from shared.errors import EnvelopeError, NotCaughtUpError, StoreUnavailableError
-from shared.http.api import ANSWER_SECONDS_MAX, Api
+from shared.errors import EnvelopeError, NotCaughtUpError
+from shared.http.api import Api
+from shared.http.deadline import Deadline
 from shared.http.gate import Handler, single
 from shared.http.positions import PositionToken, parse_tokens
 from shared.http.problems import ProblemError
@@ -27,27 +28,22 @@ SEALED: Final = "[sealed]"
 
 _AGAIN_SECONDS: Final = 0.02
 
-T = TypeVar("T")
-
 
 def query_handler(api: Api, query: Query) -> Handler:
     """The handler of one query."""
     known = (*(each.name for each in query.filters), "cursor", "limit")
 
     async def handle(request: Request) -> Response:
+        deadline = Deadline()
         open_to_all = query.public and "authorization" not in request.headers
-        reader = None if open_to_all else await api.asker(request, query.roles)
+        reader = None if open_to_all else await deadline.meet(api.asker(request, query.roles))
         given = single(request, known)
         filters = read_filters(query, given)
         after = parse_tokens(request.headers.getlist("after"), frozenset(SERVICES))
         cursor = read_cursor(query, filters, given.get("cursor"))
         limit = read_limit(given.get("limit"))
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS_MAX):
-                required = await api.waits.for_views(after, FOLLOW_SECONDS_MAX) if after else {}
-                page = await _read_until(api, query, filters, cursor, limit, reader, required)
-        except TimeoutError:
-            raise StoreUnavailableError("no answer in time") from None
+        required = await deadline.meet(api.waits.for_views(after, FOLLOW_SECONDS_MAX)) if after else {}
+        page = await deadline.meet(_read_until(api, query, filters, cursor, limit, reader, required))
         headers = _freshness_headers(page.freshness)
         if page.next_cursor is not None:
             follow = urlencode({**given, "cursor": page.next_cursor})
@@ -116,10 +112,11 @@ def stream_handler(api: Api) -> Handler:
     """The events of one stream: what a figure is made of."""
 
     async def handle(request: Request) -> Response:
-        await api.asker(request, AUDIT_ROLES)
+        deadline = Deadline()
+        await deadline.meet(api.asker(request, AUDIT_ROLES))
         given = single(request, ("after", "limit"))
         after, limit = _whole("after", given.get("after", "0")), read_limit(given.get("limit"))
-        records = await events_of(api, request.path_params["stream"], after, limit)
+        records = await deadline.meet(events_of(api, request.path_params["stream"], after, limit))
         return _events_answer(records[:limit], records[limit - 1].version if len(records) > limit else None)
 
     return handle
@@ -129,10 +126,11 @@ def log_handler(api: Api) -> Handler:
     """The events of the service's log, in order of position."""
 
     async def handle(request: Request) -> Response:
-        await api.asker(request, AUDIT_ROLES)
+        deadline = Deadline()
+        await deadline.meet(api.asker(request, AUDIT_ROLES))
         given = single(request, ("after", "limit"))
         after, limit = _whole("after", given.get("after", "0")), read_limit(given.get("limit"))
-        records = await within(api.store.read_page(after, limit + 1))
+        records = await deadline.meet(_log_page(api, after, limit + 1))
         return _events_answer(records[:limit], records[limit - 1].position if len(records) > limit else None)
 
     return handle
@@ -147,16 +145,11 @@ async def events_of(api: Api, stream: str, after_version: int, limit: int) -> Se
     category = CATEGORIES.get(parsed.category)
     if category is None or category.service != api.service or str(parsed) != stream:
         raise ProblemError("stream_invalid")
-    return (await within(api.store.read_stream(parsed, after_version)))[: limit + 1]
+    return (await api.store.read_stream(parsed, after_version))[: limit + 1]
 
 
-async def within(reading: Coroutine[Any, Any, T]) -> T:
-    """What `reading` gives, or StoreUnavailableError when the database has not spoken in time."""
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS_MAX):
-            return await reading
-    except TimeoutError:
-        raise StoreUnavailableError("no answer in time") from None
+async def _log_page(api: Api, after_position: int, limit: int) -> Sequence[Record]:
+    return await api.store.read_page(after_position, limit)
 
 
 def event_body(record: Record) -> dict[str, Any]:

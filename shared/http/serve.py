@@ -13,6 +13,8 @@ FINISH_SECONDS_MAX: Final = 20
 KEEP_ALIVE_SECONDS: Final = 30
 HEADERS_BYTES_MAX: Final = 32 * 1024
 BACKLOG: Final = 512
+CONNECTIONS_MAX: Final = 1000
+"""Connections of one process; the next one is told 503 at once."""
 
 
 class _Server(uvicorn.Server):
@@ -39,6 +41,7 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
         h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
         http="h11",
         ws="none",
+        limit_concurrency=CONNECTIONS_MAX,
         proxy_headers=False,
     )
     server = _Server(config)

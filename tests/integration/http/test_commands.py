@@ -7,18 +7,28 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from shared.application import Actor
 from shared.errors import EventTooLargeError, LogClosedError, StoreUnavailableError, StreamConflictError
-from shared.http import commands
 from shared.http.api import Api
 from shared.http.app import build_app
+from shared.http.deadline import Deadline
 from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Withdrawn
 from tests.integration.http.seats import LOG_ID
 
 SEATS = f"/api/v1/activities/{ACTIVITY}/seats"
+AWAY = [
+    ConnectionRefusedError(),
+    TimeoutError(),
+    asyncpg.ConnectionDoesNotExistError(),
+    asyncpg.CannotConnectNowError(),
+    asyncpg.InterfaceError("pool is closing"),
+]
+"""Ways for a database to be away."""
 SOMEBODY = "0197f3a4-5c00-7000-8000-0000000000b1"
 
 
@@ -243,13 +253,46 @@ async def test_what_was_not_foreseen_is_a_500_without_a_word_of_its_own(client: 
 async def test_a_database_that_says_nothing_is_a_503_and_the_command_still_runs_to_its_end(
     client: httpx.AsyncClient, store: TinyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "ANSWER_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(Deadline.__init__, "__defaults__", (0.05,))
     store.hold = asyncio.Event()
     check_problem(await client.post(SEATS, json=seat(), headers=key()), 503, "store_unavailable")
     store.hold.set()
     repeated = await client.post(SEATS, json=seat(), headers=key())
     assert repeated.headers["idempotency-replayed"] == "true"
     assert len(store.records) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        ConnectionRefusedError(),
+        TimeoutError(),
+        asyncpg.ConnectionDoesNotExistError(),
+        asyncpg.CannotConnectNowError(),
+        asyncpg.InterfaceError("pool is closing"),
+    ],
+)
+async def test_any_way_for_the_database_to_be_away_is_a_503(client: httpx.AsyncClient, store: TinyStore, trouble: Exception) -> None:
+    store.trouble = trouble
+    check_problem(await client.post(SEATS, json=seat(), headers=key()), 503, "store_unavailable")
+
+
+async def test_our_own_mistake_in_sql_is_not_called_an_absence(client: httpx.AsyncClient, store: TinyStore) -> None:
+    store.trouble = asyncpg.UndefinedColumnError()
+    check_problem(await client.post(SEATS, json=seat(), headers=key()), 500, "internal_error")
+
+
+async def test_a_role_check_that_hangs_is_answered_within_five_seconds(
+    api: Api, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_actor: Actor) -> bool:
+        await asyncio.Event().wait()
+        return False
+
+    monkeypatch.setattr(Deadline.__init__, "__defaults__", (0.05,))
+    app = build_app(replace(api, is_withdrawn=hang))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leifeng", headers=client.headers) as hanging:
+        check_problem(await hanging.post(SEATS, json=seat(), headers=key()), 503, "store_unavailable")
 
 
 @pytest.fixture
