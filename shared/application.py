@@ -1,0 +1,96 @@
+"""Use cases and `submit`: the one way in which anything, HTTP, a reaction or a deadline, changes a service.
+
+A service lists its use cases in one table; routes, rights and documentation follow from it. A use case plans (looks up what must be
+known, names the stream), a pure `decide` says what follows, `submit` loads, decides, seals and appends.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from shared.contracts.event import Event, Refusal
+from shared.envelope import Stream
+
+S = TypeVar("S")
+B = TypeVar("B", bound=BaseModel)
+L = TypeVar("L")
+L_contra = TypeVar("L_contra", contravariant=True)
+
+
+class Role(StrEnum):
+    """The roles a token may name (security.md 4.1). `system` is the service itself: reactions and deadlines."""
+
+    BUREAU_ADMIN = "bureau_admin"
+    UNIT_ADMIN = "unit_admin"
+    ACTIVITY_LEADER = "activity_leader"
+    VOLUNTEER = "volunteer"
+    KIOSK = "kiosk"
+    AUDITOR = "auditor"
+    OPS = "ops"
+    SYSTEM = "system"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who asks: a person (or device), in one role, for one unit (its code, e.g. `water-saving-office`)."""
+
+    person_id: UUID
+    role: Role
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.person_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate(Generic[S]):
+    """A category of streams and its fold. `evolve` never fails."""
+
+    category: str
+    initial: S
+    evolve: Callable[[S, Any], S]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan(Generic[S]):
+    """What a use case wants decided: on which stream, by which pure function. Look-ups are already inside `decide`."""
+
+    stream: Stream
+    aggregate: Aggregate[S]
+    decide: Callable[[S], Sequence[Event] | Refusal]
+    keep_answer: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Generic[B]):
+    """What a use case is asked with. `ids` are those of the path; `new_id` gives a UUIDv7 (the caller's side of `decide`)."""
+
+    body: B
+    ids: dict[str, UUID]
+    actor: Actor
+    now: datetime
+    command_id: UUID
+    new_id: Callable[[], UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class UseCase(Generic[B, L]):
+    """One command that the service accepts.
+
+    `path` is below `/api/v1` with `{ids}` (all UUIDs) or None for a use case that only reactions and deadlines submit. `roles` may ask;
+    finer rights (own unit, recorder is not approver) are decided in `decide`. `refusals` are the codes it can answer, for the docs.
+    """
+
+    name: str
+    path: str | None
+    body: type[B]
+    roles: frozenset[Role]
+    plan: Callable[[Asked[B], L], Awaitable[Plan[Any]]]
+    refusals: tuple[str, ...]
+    title_zh: str
+    title_en: str

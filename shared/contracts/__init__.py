@@ -1,0 +1,1 @@
+"""The published language: what a service says to the others, as data."""

@@ -1,0 +1,69 @@
+"""What recognition says: which honours stand (domain.md 6.4)."""
+
+from datetime import date
+from typing import ClassVar, Final, Literal
+from uuid import UUID
+
+from shared.contracts.event import Event, Upcaster
+
+StarDeclineReason = Literal["too_few_hours", "not_a_volunteer"]
+
+StarWithdrawalReason = Literal["hours_corrected", "hours_reversed"]
+
+
+class StarPolicyAdopted(Event):
+    """评星规则已采用: thresholds in minutes for one to five stars, from a day on (domain.md 1.8)."""
+
+    TYPE: ClassVar[str] = "recognition.star_policy_adopted"
+
+    version: str
+    effective_from: date
+    thresholds_minutes: tuple[int, ...]
+    """Ascending; the n-th is what n stars need."""
+
+
+class StarGranted(Event):
+    """已评星: on application, decided from the confirmed hours known at that moment."""
+
+    TYPE: ClassVar[str] = "recognition.star_granted"
+
+    volunteer_id: UUID
+    stars: int
+    confirmed_minutes: int
+    threshold_minutes: int
+    policy_version: str
+    hours_position: int
+    """The last position of the hours log that the figure rests on, so that it can be explained."""
+
+
+class StarDeclined(Event):
+    """未评星: with the reason and what is missing."""
+
+    TYPE: ClassVar[str] = "recognition.star_declined"
+
+    volunteer_id: UUID
+    stars: int
+    reason: StarDeclineReason
+    confirmed_minutes: int
+    threshold_minutes: int
+    policy_version: str
+    hours_position: int
+
+
+class StarWithdrawn(Event):
+    """已撤星: a correction or reversal took the hours away; the star goes by itself."""
+
+    TYPE: ClassVar[str] = "recognition.star_withdrawn"
+
+    volunteer_id: UUID
+    stars: int
+    reason: StarWithdrawalReason
+    confirmed_minutes: int
+    threshold_minutes: int
+    policy_version: str
+    hours_position: int
+
+
+EVENTS: Final[tuple[type[Event], ...]] = (StarPolicyAdopted, StarGranted, StarDeclined, StarWithdrawn)
+
+UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {}

@@ -1,0 +1,347 @@
+"""What registration says: who the volunteers, units and roles are, and who sits where (domain.md 6.2).
+
+These names and shapes are what the log keeps for ever; change one only as CONTRIBUTING.md ("change an event") says.
+"""
+
+from datetime import date, datetime
+from typing import ClassVar, Final, Literal
+from uuid import UUID
+
+from shared.contracts.event import Event, Json, Part, PersonalText, Upcaster
+
+ConsentKind = Literal["register", "be_named"]
+"""What a volunteer agreed to: to be registered, or (separately, PIPL art. 25) to be named in public."""
+
+UnitKind = Literal["bureau", "subordinate_unit", "office"]
+
+DeclineReason = Literal["not_registered", "no_consent", "wait_list_full", "time_clash", "minor_in_risk_activity"]
+
+WithdrawalReason = Literal["volunteer_withdrew", "left_programme", "organiser_removed"]
+
+
+class Carrier(Part):
+    """活动载体: one of the fields of service that the programme names, as data."""
+
+    code: str
+    name_zh: str
+    name_en: str
+
+
+class TargetGroup(Part):
+    """重点群体: a group the programme wants served, never a person."""
+
+    code: str
+    name_zh: str
+    name_en: str
+
+
+class Occasion(Part):
+    """时间节点: a day of the year that proposes activities, such as World Water Day; month and day in the civil calendar."""
+
+    code: str
+    name_zh: str
+    name_en: str
+    month: int
+    day: int
+
+
+class ProgrammeAdopted(Event):
+    """年度活动方案已制定: one year's programme with its theme, carriers, target groups and occasions."""
+
+    TYPE: ClassVar[str] = "registration.programme_adopted"
+
+    programme_id: UUID
+    year: int
+    title: str
+    theme: str
+    purpose: str
+    issuing_body: str
+    document_reference: str
+    issued_on: date
+    starts_on: date
+    ends_on: date
+    carriers: tuple[Carrier, ...]
+    target_groups: tuple[TargetGroup, ...]
+    occasions: tuple[Occasion, ...]
+
+
+class UnitRegistered(Event):
+    """单位已登记: a bureau, a subordinate unit or an office; `code` is what tokens and files name it by."""
+
+    TYPE: ClassVar[str] = "registration.unit_registered"
+
+    unit_id: UUID
+    code: str
+    name: str
+    kind: UnitKind
+    parent_code: str | None
+    aliases: tuple[str, ...]
+    valid_from: date
+    planned_activities_per_month: int
+    """What the unit's annual plan promises (notice 七(四)), for plan against held."""
+
+
+class RoleGranted(Event):
+    """已授权: a person may act in a role for a unit."""
+
+    TYPE: ClassVar[str] = "registration.role_granted"
+
+    person_id: UUID
+    role: str
+    unit_code: str
+
+
+class RoleWithdrawn(Event):
+    """已撤权: from this position on the role of that unit is no longer the person's."""
+
+    TYPE: ClassVar[str] = "registration.role_withdrawn"
+
+    person_id: UUID
+    role: str
+    unit_code: str
+    reason: str
+
+
+class VolunteerRegistered(Event):
+    """已注册: a natural person who consented is a volunteer. Personal fields are sealed from this first event on (D12)."""
+
+    TYPE: ClassVar[str] = "registration.volunteer_registered"
+
+    volunteer_id: UUID
+    number: str
+    """志愿者编号: the unified number, public; never the ID number (domain.md 1.2)."""
+    unit_code: str
+    name: PersonalText
+    id_number: PersonalText
+    phone: PersonalText
+    is_minor: bool
+    skills: tuple[str, ...]
+
+
+class ConsentGiven(Event):
+    """已同意: the person (or guardian) agreed to one thing."""
+
+    TYPE: ClassVar[str] = "registration.consent_given"
+
+    volunteer_id: UUID
+    consent: ConsentKind
+    text_version: str
+
+
+class GuardianConsentRecorded(Event):
+    """监护人已同意: a minor's guardian agreed; the guardian's name is personal data of the minor's record."""
+
+    TYPE: ClassVar[str] = "registration.guardian_consent_recorded"
+
+    volunteer_id: UUID
+    guardian_name: PersonalText
+
+
+class ConsentWithdrawn(Event):
+    """已撤回: the person no longer agrees to one thing."""
+
+    TYPE: ClassVar[str] = "registration.consent_withdrawn"
+
+    volunteer_id: UUID
+    consent: ConsentKind
+
+
+class VolunteerDeregistered(Event):
+    """已注销: the person left the programme; hours and honours stay."""
+
+    TYPE: ClassVar[str] = "registration.volunteer_deregistered"
+
+    volunteer_id: UUID
+
+
+class PersonalDataErased(Event):
+    """个人信息已删除: the person's keys are to be destroyed in every service (D8, D12)."""
+
+    TYPE: ClassVar[str] = "registration.personal_data_erased"
+
+    volunteer_id: UUID
+
+
+class Position(Part):
+    """志愿服务岗位: a role within an activity and how many it needs."""
+
+    code: str
+    name: str
+    capacity: int
+    duties: str
+
+
+class ActivityPublished(Event):
+    """已发布: a dated occurrence with positions; the consistency boundary for its seats.
+
+    Version 1 knew one `capacity` for the whole activity; version 2 has positions.
+    """
+
+    TYPE: ClassVar[str] = "registration.activity_published"
+    VERSION: ClassVar[int] = 2
+
+    activity_id: UUID
+    unit_code: str
+    title: str
+    carrier: str
+    target_group: str | None
+    occasion: str | None
+    place: str
+    starts_at: datetime
+    ends_at: datetime
+    positions: tuple[Position, ...]
+    wait_list_max: int
+    risk_note: str
+    has_risk: bool
+    insurance: str | None
+    """保险单号或说明; required before a risk activity (条例 art. 17)."""
+
+
+class CapacityChanged(Event):
+    """名额已调整: one position now has another number of seats, never fewer than are taken or on offer."""
+
+    TYPE: ClassVar[str] = "registration.capacity_changed"
+
+    activity_id: UUID
+    position: str
+    capacity: int
+
+
+class EnrollmentAccepted(Event):
+    """已录用: the person has a seat."""
+
+    TYPE: ClassVar[str] = "registration.enrollment_accepted"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    position: str
+
+
+class EnrollmentWaitlisted(Event):
+    """已候补: no seat was free; first come, first offered."""
+
+    TYPE: ClassVar[str] = "registration.enrollment_waitlisted"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    position: str
+
+
+class EnrollmentDeclined(Event):
+    """未录用: with a reason others may care about."""
+
+    TYPE: ClassVar[str] = "registration.enrollment_declined"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    position: str
+    reason: DeclineReason
+
+
+class EnrollmentWithdrawn(Event):
+    """已取消报名: the seat, the offer or the place on the wait-list is given up."""
+
+    TYPE: ClassVar[str] = "registration.enrollment_withdrawn"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    position: str
+    reason: WithdrawalReason
+
+
+class SeatOffered(Event):
+    """已通知递补: one freed seat is held for one person until `expires_at`."""
+
+    TYPE: ClassVar[str] = "registration.seat_offered"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    position: str
+    expires_at: datetime
+
+
+class OfferAccepted(Event):
+    """已确认递补: the person took the offered seat."""
+
+    TYPE: ClassVar[str] = "registration.offer_accepted"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    position: str
+
+
+class OfferExpired(Event):
+    """递补失效: the deadline passed without an answer; the person is off the list."""
+
+    TYPE: ClassVar[str] = "registration.offer_expired"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    position: str
+
+
+class ClashOverridden(Event):
+    """冲突特批: a coordinator let a person enrol although the times overlap."""
+
+    TYPE: ClassVar[str] = "registration.clash_overridden"
+
+    activity_id: UUID
+    volunteer_id: UUID
+    clashes_with: UUID
+    reason: str
+
+
+class ActivityHeld(Event):
+    """已举办: the activity took place; `result` is what came of it (notice 七(二))."""
+
+    TYPE: ClassVar[str] = "registration.activity_held"
+
+    activity_id: UUID
+    unit_code: str
+    result: str
+
+
+class ActivityCancelled(Event):
+    """已取消: it will not take place."""
+
+    TYPE: ClassVar[str] = "registration.activity_cancelled"
+
+    activity_id: UUID
+    unit_code: str
+    reason: str
+
+
+EVENTS: Final[tuple[type[Event], ...]] = (
+    ProgrammeAdopted,
+    UnitRegistered,
+    RoleGranted,
+    RoleWithdrawn,
+    VolunteerRegistered,
+    ConsentGiven,
+    GuardianConsentRecorded,
+    ConsentWithdrawn,
+    VolunteerDeregistered,
+    PersonalDataErased,
+    ActivityPublished,
+    CapacityChanged,
+    EnrollmentAccepted,
+    EnrollmentWaitlisted,
+    EnrollmentDeclined,
+    EnrollmentWithdrawn,
+    SeatOffered,
+    OfferAccepted,
+    OfferExpired,
+    ClashOverridden,
+    ActivityHeld,
+    ActivityCancelled,
+)
+
+
+def activity_published_v1_to_v2(body: Json) -> Json:
+    """One unnamed kind of seat becomes one position called `general`; the rest was always true of old activities."""
+    rest = {name: value for name, value in body.items() if name != "capacity"}
+    general = {"code": "general", "name": "志愿者", "capacity": body["capacity"], "duties": ""}
+    return rest | {"positions": [general]}
+
+
+UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {(ActivityPublished.TYPE, 1): activity_published_v1_to_v2}
