@@ -4,8 +4,8 @@ A service lists its use cases in one table; routes, rights and documentation fol
 known, names the stream), a pure `decide` says what follows, `submit` loads, decides, seals and appends.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
@@ -67,6 +67,26 @@ class Plan(Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Uniqueness across streams: a value taken within a scope. Personal values come only as a keyed blind index."""
+
+    scope: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What events take and give back, as a function of the events (architecture, section 7), and what a taken claim is refused with.
+
+    `of(event, blind)` gives (taken, released); `blind(scope, text)` is the keyed blind index for personal values. `refusals` maps each
+    scope to the code of the refusal.
+    """
+
+    of: Callable[[Event, Callable[[str, str], str]], tuple[Sequence[Claim], Sequence[Claim]]]
+    refusals: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Asked(Generic[B]):
     """What a use case is asked with. `ids` are those of the path; `new_id` gives a UUIDv7 (the caller's side of `decide`)."""
 
@@ -94,3 +114,12 @@ class UseCase(Generic[B, L]):
     refusals: tuple[str, ...]
     title_zh: str
     title_en: str
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a reaction or a deadline asks this service to do, through the same `submit` as HTTP (D10)."""
+
+    use_case: UseCase[Any, Any]
+    body: BaseModel
+    ids: Mapping[str, UUID] = field(default_factory=dict)

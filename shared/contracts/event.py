@@ -78,4 +78,3 @@ class RefusalText:
 
 SEALED_PREFIX: Final = "sealed:"
 """What a sealed field begins with in a stored payload: `sealed:<algorithm>:<base64url of nonce and ciphertext>`."""
-

@@ -6,19 +6,12 @@ from datetime import datetime
 from typing import Final, Literal, Protocol
 from uuid import UUID
 
+from shared.application import Claim
 from shared.contracts.event import Refusal
 from shared.envelope import Record, Stream
 
 APPEND_EVENTS_MAX: Final = 500
 """Events one request may append, and requests one batch may hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Uniqueness across streams: a value taken within a scope. Personal values come only as a keyed blind index."""
-
-    scope: str
-    value: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,96 @@
+"""What a service hands to its consumers: projections, look-ups, deadlines and reactions, as values with plain functions in them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from shared.application import Command
+from shared.contracts.event import Event
+from shared.envelope import Record
+from shared.postgres import Connection
+
+L = TypeVar("L")
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """An event as a consumer meets it: the record with its coordinates, and the event in its newest version.
+
+    A personal field reads None where this service has no key for it: that of another service, or of a person who was erased.
+    """
+
+    record: Record
+    event: Event
+
+
+Fold = Callable[[Connection, Sequence[Fact]], Awaitable[None]]
+"""Writes what follows from facts, which come in order of position, each once. In one transaction with the position that it moves.
+
+It never decides and never asks a clock. Raises InvariantError for a state that the rules exclude: the fact's key is parked then.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A read model of one source log: what an admin wants to see (D9: its rows do not depend on how logs interleave).
+
+    `tables` is an SQL file that makes its tables, named without a schema: the connection of `fold` finds them in the live `views_<n>`.
+    """
+
+    name: str
+    source: str
+    tables: Path
+    fold: Fold
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Facts of one source log that decisions of this service need, kept in schema `lookup`; names in `fold` are qualified."""
+
+    source: str
+    fold: Fold
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineSet:
+    """From this fact on, at `due_at`, `command` is due. One deadline of a name for each (name, key): a later one replaces it."""
+
+    name: str
+    key: str
+    due_at: datetime
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class DeadlineCleared:
+    """What was due under (name, key) is not any more."""
+
+    name: str
+    key: str
+
+
+Deadlines = Callable[[Fact], Sequence[DeadlineSet | DeadlineCleared]]
+"""What a fact of the service's own log says of deadlines."""
+
+
+class NotYetError(Exception):
+    """A reaction lacks a row that may still be under way in another log: it waits for that log's look-ups, then decides without (D10)."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(source)
+        self.source = source
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction(Generic[L]):
+    """A process manager: facts of some types become commands of this service.
+
+    `react(fact, lookups, lack_is_fact)` may raise NotYetError while `lack_is_fact` is False. It decides from look-ups of one foreign log.
+    """
+
+    name: str
+    source: str
+    types: frozenset[str]
+    react: Callable[[Fact, L, bool], Awaitable[Sequence[Command]]]

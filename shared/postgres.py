@@ -1,0 +1,87 @@
+"""Connections to the service's own PostgreSQL, with a limit on every wait (stack.md 4)."""
+
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+"""A connection, also one that a pool lends."""
+
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+CONNECT_SECONDS_MAX: Final = 3.0
+STATEMENT_SECONDS_MAX: Final = 4.0
+LOCK_SECONDS_MAX: Final = 3.0
+IDLE_IN_TRANSACTION_SECONDS_MAX: Final = 10.0
+_CLIENT_GRACE_SECONDS: Final = 0.25
+"""The client gives up a little later than the server, so that the server's clearer word arrives where it can."""
+
+
+def session_settings(name: str, *, role: str | None, search_path: str | None, statement_seconds: float) -> dict[str, str]:
+    """What a session is told at its start. `role` is what it acts as from its first statement."""
+    settings = {
+        "application_name": name,
+        "timezone": "UTC",
+        "statement_timeout": str(round(statement_seconds * 1000)),
+        "lock_timeout": str(round(min(LOCK_SECONDS_MAX, statement_seconds) * 1000)),
+        "idle_in_transaction_session_timeout": str(round(IDLE_IN_TRANSACTION_SECONDS_MAX * 1000)),
+    }
+    if role is not None:
+        settings["role"] = role
+    if search_path is not None:
+        settings["search_path"] = search_path
+    return settings
+
+
+async def connect(
+    dsn: str,
+    name: str,
+    *,
+    role: str | None = None,
+    search_path: str | None = None,
+    statement_seconds: float = STATEMENT_SECONDS_MAX,
+    **settings: str,
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """One connection of its own. `settings` are further session settings. Raises what asyncpg raises, TimeoutError and OSError."""
+    said = session_settings(name, role=role, search_path=search_path, statement_seconds=statement_seconds)
+    return await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_SECONDS_MAX,
+        command_timeout=statement_seconds + _CLIENT_GRACE_SECONDS,
+        server_settings=said | settings,
+    )
+
+
+def open_pool(
+    dsn: str,
+    name: str,
+    size: int,
+    *,
+    role: str | None = None,
+    search_path: str | None = None,
+    statement_seconds: float = STATEMENT_SECONDS_MAX,
+) -> Pool:
+    """A pool of up to `size` connections, made when they are first needed; use it as a context, or close it.
+
+    Nobody may leave state in a session (SET, LISTEN, session locks): connections are handed on as they are. In a transaction SET LOCAL
+    and `pg_advisory_xact_lock` are fine.
+    """
+
+    async def leave_as_it_is(_connection: Any) -> None:
+        return
+
+    return asyncpg.create_pool(
+        dsn,
+        min_size=0,
+        max_size=size,
+        max_inactive_connection_lifetime=300.0,
+        reset=leave_as_it_is,
+        timeout=CONNECT_SECONDS_MAX,
+        command_timeout=statement_seconds + _CLIENT_GRACE_SECONDS,
+        server_settings=session_settings(name, role=role, search_path=search_path, statement_seconds=statement_seconds),
+    )
+
+
+def quote(name: str) -> str:
+    """An SQL identifier, quoted."""
+    return '"' + name.replace('"', '""') + '"'
