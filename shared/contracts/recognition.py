@@ -6,7 +6,8 @@ from uuid import UUID
 
 from shared.contracts.event import Event, Upcaster
 
-StarDeclineReason = Literal["too_few_hours", "not_a_volunteer"]
+StarDeclineReason = Literal["too_few_hours"]
+"""Asking for a person who is no volunteer is a caller's slip: it is refused and leaves no event."""
 
 StarWithdrawalReason = Literal["hours_corrected", "hours_reversed"]
 
@@ -23,11 +24,13 @@ class StarPolicyAdopted(Event):
 
 
 class StarGranted(Event):
-    """已评星: on application, decided from the confirmed hours known at that moment."""
+    """已评星: the `stars`-th star, on application, decided from the confirmed hours known at that moment."""
 
     TYPE: ClassVar[str] = "recognition.star_granted"
 
     volunteer_id: UUID
+    unit_code: str
+    """The volunteer's unit when the star was applied for."""
     stars: int
     confirmed_minutes: int
     threshold_minutes: int
@@ -42,6 +45,8 @@ class StarDeclined(Event):
     TYPE: ClassVar[str] = "recognition.star_declined"
 
     volunteer_id: UUID
+    unit_code: str
+    """The volunteer's unit when the star was applied for."""
     stars: int
     reason: StarDeclineReason
     confirmed_minutes: int
@@ -51,11 +56,16 @@ class StarDeclined(Event):
 
 
 class StarWithdrawn(Event):
-    """已撤星: a correction or reversal took the hours away; the star goes by itself."""
+    """已撤星: a correction or reversal took the hours away; the star goes by itself.
+
+    Threshold and policy version are those it was granted under: a newer policy takes no star away.
+    """
 
     TYPE: ClassVar[str] = "recognition.star_withdrawn"
 
     volunteer_id: UUID
+    unit_code: str
+    """The volunteer's unit when the star was applied for."""
     stars: int
     reason: StarWithdrawalReason
     confirmed_minutes: int

@@ -1,0 +1,1 @@
+"""Recognition: which honours stand, and why (domain.md 6.4)."""
