@@ -1,4 +1,4 @@
-"""`python -m deploy.local up | down | reset | status | token | compose-env | lock`; `make help` says the same in fewer words."""
+"""`python -m deploy.local up | down | reset | status | token | sql | compose-env | lock`; `make help` says the same in fewer words."""
 
 import argparse
 import os
@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 from deploy.local.compose import write_compose_environment
-from deploy.local.environment import ISSUER, read_ports
+from deploy.local.environment import ISSUER, SERVICES, read_ports
 from deploy.local.jars import write_lock
 from deploy.local.keys import Keys, issue_token, person_id
 from deploy.local.places import Places
 from deploy.local.progress import Console
-from deploy.local.supervisor import down, reset, status, up, up_detached
+from deploy.local.supervisor import down, query, reset, status, up, up_detached
 from deploy.local.trouble import DISK_FULL, Trouble, is_disk_full
 
 
@@ -50,6 +50,8 @@ def _run(asked: argparse.Namespace, console: Console) -> int:
         case "token":
             person = person_id(asked.person)
             print(issue_token(Keys(places.secrets), ISSUER, person=person, role=asked.role, unit=asked.unit, minutes=asked.minutes))
+        case "sql":
+            query(places, read_ports(), console, asked.service, asked.statement)
         case "compose-env":
             console.say(f"{write_compose_environment(places)} is written: `docker compose up --build` starts the containers")
         case "lock":
@@ -73,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--role", required=True)
     token.add_argument("--unit", required=True, help="code of the unit")
     token.add_argument("--minutes", type=float, default=15, help="how long it lives, up to 15")
+    sql = commands.add_parser("sql", help="run a statement as the admins' read-only login of a service")
+    sql.add_argument("service", choices=SERVICES)
+    sql.add_argument("statement", help='such as "SELECT * FROM api.freshness"')
     commands.add_parser("compose-env", help="write .env and the keys that docker-compose.yml reads")
     commands.add_parser("lock", help="resolve Kafka's jars anew and write their list")
     return parser

@@ -77,6 +77,11 @@ def database_of(service: str) -> str:
     return f"leifeng_{service}"
 
 
+def reader_of(service: str) -> str:
+    """The login that admins query a service's views with: it reads schema `api`, and nothing else."""
+    return f"{database_of(service)}_admin"
+
+
 def service_environment(service: str, ports: Ports, keys: Keys) -> dict[str, str]:
     """The settings of one service (`shared/settings.py`), by variable name."""
     database = database_of(service)

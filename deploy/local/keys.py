@@ -39,6 +39,10 @@ class Keys:
         """The role that owns a service's database."""
         return self._kept(f"postgres-{service}", secrets.token_hex(24))
 
+    def reader_password(self, service: str) -> str:
+        """The login that admins query a service's views with."""
+        return self._kept(f"postgres-{service}-admin", secrets.token_hex(24))
+
     def cluster_id(self) -> str:
         """Kafka's, for a broker that we do not format ourselves."""
         return self._kept("kafka-cluster-id", base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A"))

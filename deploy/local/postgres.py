@@ -128,12 +128,20 @@ class LocalPostgres:
         shutil.rmtree(self.data.parent, ignore_errors=True)
 
     def execute(self, sql: str, database: str = "postgres") -> str:
-        """Run statements as the superuser and return what they print, unaligned. They go in by a pipe: no secret on a command line."""
-        program = installed_programs() / "psql"
+        """Run statements as the superuser and return what they print, unaligned. Raises Trouble."""
+        return self._psql(sql, database, SUPERUSER, self.password, "-A", "-t")
+
+    def query(self, sql: str, database: str, login: str, password: str) -> str:
+        """What a statement of `login` prints, as a table for people. Raises Trouble."""
+        return self._psql(sql, database, login, password, "-P", "pager=off")
+
+    def _psql(self, sql: str, database: str, login: str, password: str, *options: str) -> str:
+        """Statements go in by a pipe and the password by the environment: no secret on a command line."""
+        where = ("-h", HOST, "-p", str(self.port), "-U", login, "-d", database)
         done = subprocess.run(
-            [program, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", HOST, "-p", str(self.port), "-U", SUPERUSER, "-d", database],
+            [installed_programs() / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, *where],
             input=sql,
-            env=_environment() | {"PGPASSWORD": self.password, "PGCONNECT_TIMEOUT": "10"},
+            env=_environment() | {"PGPASSWORD": password, "PGCONNECT_TIMEOUT": "10", "PGCLIENTENCODING": "UTF8"},
             capture_output=True,
             text=True,
             encoding="utf-8",
@@ -149,6 +157,23 @@ class LocalPostgres:
         if self.execute(f"select 1 from pg_roles where rolname = {_literal(role)}") != "1":  # noqa: S608  # Quoted, and ours.
             self.execute(f"create role {_name(role)} login createrole nosuperuser")
         self.execute(f"alter role {_name(role)} password {_literal(password)}")
+
+    def ensure_reader(self, login: str, password: str, role: str) -> None:
+        """A login that may do what `role` may, read-only and with limits. `role` exists: the migrations of the database make it."""
+        if self.execute(f"select 1 from pg_roles where rolname = {_literal(login)}") != "1":  # noqa: S608  # Quoted, and ours.
+            self.execute(f"create role {_name(login)} login nosuperuser connection limit 10")
+        self.execute(
+            f"alter role {_name(login)} password {_literal(password)};\n"
+            f"alter role {_name(login)} set default_transaction_read_only = on;\n"
+            f"alter role {_name(login)} set statement_timeout = '30s';\n"
+            f"alter role {_name(login)} set idle_in_transaction_session_timeout = '60s';\n"
+            f"alter role {_name(login)} set search_path = api;\n"
+            f"grant {_name(role)} to {_name(login)}"
+        )
+
+    def allow(self, database: str, login: str) -> None:
+        """Let a login connect to a database."""
+        self.execute(f"grant connect on database {_name(database)} to {_name(login)}")
 
     def ensure_database(self, database: str, owner: str) -> None:
         """A database that only its owner, and who the owner lets in, may connect to."""

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Final, Self
 
 from deploy.local.children import Child, Identity, last_lines, wait_for
-from deploy.local.environment import HOST, SERVICES, Ports, base_url, database_of, service_environment
+from deploy.local.environment import HOST, SERVICES, Ports, base_url, database_of, reader_of, service_environment
 from deploy.local.jars import class_path
 from deploy.local.kafka import LocalKafka, Node
 from deploy.local.keys import Keys
@@ -154,6 +154,11 @@ class Supervisor:
             for service, child in runs.items():
                 self._wait_for_end(child, _MIGRATED_WITHIN_S, f"migrating {service}")
             self._passing = []
+            assert self._postgres is not None
+            for service in SERVICES:
+                login, database = reader_of(service), database_of(service)
+                self._postgres.ensure_reader(login, self._keys.reader_password(service), f"{database}_reader")
+                self._postgres.allow(database, login)
 
     def start(self, programs: Sequence[Program]) -> None:
         """Start processes of services, and wait until each is ready. Raises Trouble with the end of the log of one that ends instead."""
@@ -383,6 +388,13 @@ def reset(places: Places, console: Console) -> None:
     console.say("forgotten: data, secrets, logs (Kafka's jars are kept)")
 
 
+def query(places: Places, ports: Ports, console: Console, service: str, sql: str) -> None:
+    """Run a statement as the admins' read-only login of a service and show the rows. Raises Trouble."""
+    keys = Keys(places.secrets)
+    server = LocalPostgres(places.data / "postgres", keys.admin_password(), port=ports.postgres)
+    console.say(server.query(sql, database_of(service), reader_of(service), keys.reader_password(service)))
+
+
 def status(places: Places, ports: Ports, console: Console) -> bool:
     """Say what runs; whether all that was started does."""
     state = State.read(places)
@@ -405,6 +417,7 @@ def say_links(ports: Ports, console: Console, *, only_backing: bool) -> None:
                 f"{service:<13} {url}/   API {url}/api/v1/openapi.json   metrics {url}/metrics http://{HOST}:{ports.worker[service]}/metrics"
             )
         console.say("a token:      .venv/bin/python -m deploy.local token --person NAME --role ROLE --unit CODE")
+        console.say('SQL:          .venv/bin/python -m deploy.local sql SERVICE "SELECT * FROM api.freshness"')
     console.say(f"PostgreSQL {HOST}:{ports.postgres}, Kafka {HOST}:{ports.kafka}; `make down` or Ctrl-C stops everything")
 
 
