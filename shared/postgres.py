@@ -1,13 +1,15 @@
 """Connections to the service's own PostgreSQL, with a limit on every wait (stack.md 4)."""
 
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-"""A connection, also one that a pool lends."""
-
-Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+if TYPE_CHECKING:
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    """A connection, also one that a pool lends."""
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+else:  # At run time asyncpg's classes take no parameters.
+    Connection, Pool = asyncpg.Connection, asyncpg.Pool
 
 CONNECT_SECONDS_MAX: Final = 3.0
 STATEMENT_SECONDS_MAX: Final = 4.0
