@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Generic, TypeVar
+from uuid import NAMESPACE_URL, uuid5
 
-from shared.application import Command
+from shared.application import Actor, Command, Role
 from shared.contracts.event import Event
 from shared.envelope import Record
 from shared.postgres import Connection
@@ -76,11 +77,16 @@ Deadlines = Callable[[Fact], Sequence[DeadlineSet | DeadlineCleared]]
 
 
 class NotYetError(Exception):
-    """A reaction lacks a row that may still be under way in another log: it waits for that log's look-ups, then decides without (D10)."""
+    """A reaction lacks a row that may still be under way in another log: it waits for that log's look-ups, then decides without (D10).
 
-    def __init__(self, source: str) -> None:
+    `key` is the partition key under which that row would come, where it is not the fact's own: while it is blocked there, the reaction
+    is parked, because the lack is not a fact.
+    """
+
+    def __init__(self, source: str, key: str | None = None) -> None:
         super().__init__(source)
         self.source = source
+        self.key = key
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +100,19 @@ class Reaction(Generic[L]):
     source: str
     types: frozenset[str]
     react: Callable[[Fact, L, bool], Awaitable[Sequence[Command]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumers(Generic[L]):
+    """Everything that a service reads, as one table that its `main` fills in."""
+
+    service: str
+    projections: Sequence[Projection]
+    lookups: Sequence[LookUp]
+    deadlines: Deadlines
+    reactions: Sequence[Reaction[L]]
+
+
+def system_actor(service: str) -> Actor:
+    """The service itself, as who reactions and deadlines act."""
+    return Actor(uuid5(NAMESPACE_URL, f"leifeng/{service}"), Role.SYSTEM, "")

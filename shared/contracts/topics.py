@@ -87,7 +87,12 @@ def _types(*events: type[Event]) -> frozenset[str]:
 
 
 _WITHDRAWALS: Final = _types(
-    registration.RoleWithdrawn, registration.ConsentWithdrawn, registration.VolunteerDeregistered, registration.PersonalDataErased
+    registration.RoleGranted,  # What is given again counts again, so grants are read too (D8).
+    registration.RoleWithdrawn,
+    registration.ConsentGiven,
+    registration.ConsentWithdrawn,
+    registration.VolunteerDeregistered,
+    registration.PersonalDataErased,
 )
 
 SUBSCRIPTIONS: Final[tuple[Subscription, ...]] = (
