@@ -139,10 +139,10 @@ def record_of(headers: Sequence[tuple[str, bytes | None]], payload: bytes | None
 
 def chain_hash(previous: bytes, headers: Headers, payload: bytes) -> bytes:
     """SHA-256 of the previous hash, the canonical headers and the payload; `ce_chainhash` itself is left out."""
+    canonical = sorted((name, value) for name, value in headers if name != "ce_chainhash")
     digest = sha256(previous)
-    for name, value in sorted(headers):
-        if name == "ce_chainhash":
-            continue
+    digest.update(len(canonical).to_bytes(4))  # Else a header could move into the front of the payload under the same hash.
+    for name, value in canonical:
         encoded = name.encode()
         digest.update(len(encoded).to_bytes(4) + encoded + len(value).to_bytes(4) + value)
     digest.update(payload)
