@@ -1,0 +1,153 @@
+"""Six real processes on a real Kafka and a real PostgreSQL, which a test may kill one by one."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+
+from deploy.local.children import Child, last_lines, wait_for
+from deploy.local.environment import HOST, ISSUER, SERVICES, Ports, base_url, database_of, service_environment
+from deploy.local.kafka import LocalKafka, free_ports
+from deploy.local.keys import Keys, issue_token, person_id
+from deploy.local.places import CHECKOUT
+from deploy.local.postgres import LocalPostgres
+
+READY_WITHIN_S = 30.0
+
+
+class Stack:
+    """The three services, each an api and a worker. `name` of a process is `hours-api`, `hours-worker` and so on."""
+
+    def __init__(self, folder: Path, postgres: LocalPostgres, kafka: LocalKafka, *, clock: str = "system") -> None:
+        self.folder = folder
+        self.keys = Keys(folder / "secrets")
+        self.postgres = postgres
+        self.kafka = kafka
+        self.prefix = f"e{uuid4().hex[:10]}."
+        ports = free_ports(2 * len(SERVICES))
+        self.ports = Ports(
+            postgres=postgres.port,
+            kafka=kafka.nodes[0].broker_port,
+            kafka_controller=kafka.nodes[0].controller_port,
+            api=dict(zip(SERVICES, ports[:3], strict=True)),
+            worker=dict(zip(SERVICES, ports[3:], strict=True)),
+        )
+        self.clock = clock
+        self.suffix = f"_{uuid4().hex[:10]}"
+        self.processes: dict[str, Child] = {}
+        for service in SERVICES:
+            owner = database_of(service) + self.suffix
+            postgres.ensure_role(owner, self.keys.database_password(service))
+            postgres.ensure_database(owner, owner)
+
+    def database(self, service: str) -> str:
+        """Name of the service's database, and of its owner."""
+        return database_of(service) + self.suffix
+
+    def dsn(self, service: str, role: str | None = None) -> str:
+        """The service's database as its owner, or as the superuser with `role="admin"`."""
+        if role == "admin":
+            return self.postgres.dsn(self.database(service))
+        return self.postgres.dsn(self.database(service), self.database(service), self.keys.database_password(service))
+
+    def environment(self, service: str) -> dict[str, str]:
+        """The settings of one service."""
+        prefix = service.upper()
+        return service_environment(service, self.ports, self.keys) | {
+            f"{prefix}_POSTGRES_DSN": self.dsn(service),
+            f"{prefix}_KAFKA_SERVERS": self.kafka.servers,
+            f"{prefix}_TOPIC_PREFIX": self.prefix,
+            f"{prefix}_CLOCK": self.clock,
+        }
+
+    def migrate(self) -> None:
+        """Schemas and topics of all services."""
+        runs = [self._child(f"{service}-migrate", service, "migrate") for service in SERVICES]
+        for run in runs:
+            assert wait_for(lambda run=run: not run.running(), 90), f"{run.name} does not end"  # type: ignore[misc]
+            assert run.exit_code() == 0, last_lines(run.log, 20)
+
+    def start(self, *names: str) -> None:
+        """Start processes (all of them when none is named) and wait until each is ready."""
+        chosen = names or tuple(f"{service}-{role}" for service in SERVICES for role in ("api", "worker"))
+        for name in chosen:
+            service, _, role = name.partition("-")
+            self.processes[name] = self._child(name, service, role)
+        for name in chosen:
+            self.wait_until_ready(name)
+
+    def wait_until_ready(self, name: str) -> None:
+        """Wait for `/readyz` of one process."""
+        child = self.processes[name]
+        assert wait_for(lambda: not child.running() or self._ready(name), READY_WITHIN_S, 0.05), last_lines(child.log, 20)
+        assert child.running(), last_lines(child.log, 20)
+
+    def url(self, name: str) -> str:
+        """Base address of a process."""
+        service, _, role = name.partition("-")
+        return f"http://{HOST}:{(self.ports.api if role == 'api' else self.ports.worker)[service]}"
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, and wait for the end."""
+        self.processes[name].send(signal.SIGKILL)
+        assert wait_for(lambda: not self.processes[name].running(), 10)
+
+    def stop(self) -> None:
+        """End everything this stack has started, in order."""
+        for child in self.processes.values():
+            child.send(signal.SIGCONT)
+            child.send(signal.SIGTERM)
+        for child in self.processes.values():
+            child.stop((signal.SIGTERM, 15.0))
+
+    def token(self, person: str | UUID, role: str, unit: str) -> str:
+        """A bearer header of the local issuer for an invented person."""
+        return "Bearer " + issue_token(self.keys, ISSUER, person=person_id(str(person)), role=role, unit=unit)
+
+    def client(self, service: str, person: str | UUID = "局长甲", role: str = "bureau_admin", unit: str = "bureau") -> httpx.AsyncClient:
+        """A person in front of one service."""
+        return httpx.AsyncClient(
+            base_url=base_url(self.ports, service), headers={"Authorization": self.token(person, role, unit)}, timeout=10
+        )
+
+    async def sql(self, service: str, statement: str, *values: Any) -> list[asyncpg.Record]:
+        """Rows of a service's database, as the superuser."""
+        connection = await asyncpg.connect(self.dsn(service, "admin"), timeout=5)
+        try:
+            return await connection.fetch(statement, *values)
+        finally:
+            await connection.close(timeout=5)
+
+    def _child(self, name: str, service: str, role: str) -> Child:
+        log = self.folder / f"{name}.log"
+        command = [sys.executable, "-m", f"services.{service}", role]
+        return Child(name, command, log=log, environment={**os.environ, **self.environment(service)}, directory=CHECKOUT)
+
+    def _ready(self, name: str) -> bool:
+        try:
+            return httpx.get(f"{self.url(name)}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+async def command(
+    client: httpx.AsyncClient, path: str, body: Mapping[str, Any], *, key: str | None = None, **headers: str
+) -> httpx.Response:
+    """One command; a repeat needs the same `key`."""
+    said = {"Idempotency-Key": key or uuid4().hex, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return await client.post(f"/api/v1{path}", json=dict(body), headers=said)
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> None:
+    """Wait for a condition with a deadline."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.05)
