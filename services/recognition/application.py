@@ -1,0 +1,204 @@
+"""What recognition can be asked to do: one table of use cases, from which routes, rights and documents follow."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Annotated, Any, Final, Protocol
+from uuid import UUID
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.recognition.domain import policy, star
+from services.recognition.domain.policy import StarPolicies
+from services.recognition.domain.star import Confirmed, Stars
+from shared.application import Actor, Aggregate, Asked, Claims, Plan, Role, UseCase
+from shared.clock import civil_date
+from shared.contracts.event import Refusal, RefusalText
+from shared.contracts.recognition import StarPolicyAdopted
+from shared.envelope import Stream
+
+STAR: Final = Aggregate("star", Stars(), star.evolve)
+STAR_POLICY: Final = Aggregate("star_policy", StarPolicies(), policy.evolve)
+
+
+class LookUps(Protocol):
+    """What must be known before deciding; `services.recognition.inbox.LookUps` reads it."""
+
+    async def unit_of(self, volunteer_id: UUID) -> str | None:
+        """The unit of a registered volunteer; None for anybody else."""
+
+    async def confirmed(self, volunteer_id: UUID) -> Confirmed | None:
+        """The minutes that count; None while the person's hours are parked and nobody knows."""
+
+    async def policies(self) -> Sequence[StarPolicyAdopted]:
+        """Every version of the star policy."""
+
+
+class AdoptStarPolicy(BaseModel):
+    """采用评星规则: the text of a policy file (YAML), such as deploy/sample/star-policy.yaml."""
+
+    file: Annotated[str, Field(min_length=1, max_length=20_000)]
+
+
+class ApplyForStar(BaseModel):
+    """申请评星: which star; left out, the next one after those held."""
+
+    stars: Annotated[int, Field(ge=1, le=policy.STARS_MAX)] | None = None
+
+
+class Reassess(BaseModel):
+    """重核: nothing to say, the state decides."""
+
+
+class _PolicyFile(BaseModel):
+    """What a policy file says. Hours in the file, as people speak of them; minutes everywhere else."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    version: Annotated[str, Field(min_length=1, max_length=60)]
+    effective_from: date
+    thresholds_hours: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=1, max_length=policy.STARS_MAX)]
+
+
+def read_policy(text: str) -> StarPolicyAdopted | Refusal:
+    """The policy that a file states, or a refusal that names every line that is wrong."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        said = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        return _wrong_file([(mark.line + 1 if mark else 1, getattr(error, "problem", None) or "this is not YAML")])
+    except (ValueError, RecursionError):  # A date such as 2017-02-31, a number of thousands of digits, a nest of brackets.
+        return _wrong_file([(1, "this is not YAML that can be read")])
+    try:
+        found = _PolicyFile.model_validate(said)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        return _wrong_file([(_line(root, each["loc"]), f"{'.'.join(map(str, each['loc']))}: {each['msg']}") for each in problems])
+    minutes = tuple(hours * 60 for hours in found.thresholds_hours)
+    return StarPolicyAdopted(version=found.version, effective_from=found.effective_from, thresholds_minutes=minutes)
+
+
+def _wrong_file(problems: Sequence[tuple[int, str]]) -> Refusal:
+    told = [f"line {line}: {problem}" for line, problem in sorted(problems)[:20]]
+    return Refusal("policy_file_wrong", {"line": min(line for line, _ in problems), "problems": "; ".join(told)})
+
+
+def _line(node: Any, path: Sequence[int | str]) -> int:
+    """The line of what `path` leads to, or of the last part of it that is there; the first line is 1."""
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            found = next((pair for pair in node.value if pair[0].value == step), None)
+            if found is None:
+                break
+            node = found[1] if found[1].start_mark else found[0]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+    return int(node.start_mark.line) + 1 if node is not None else 1
+
+
+async def _adopt_star_policy(asked: Asked[AdoptStarPolicy], _lookups: LookUps) -> Plan[StarPolicies]:
+    wanted, today = read_policy(asked.body.file), civil_date(asked.now)
+    stream = Stream("star_policy", policy.POLICY_STREAM_ID)
+    if isinstance(wanted, Refusal):
+        return Plan(stream, STAR_POLICY, lambda _: wanted)
+    return Plan(stream, STAR_POLICY, lambda policies: policy.adopt(policies, wanted, today))
+
+
+async def _apply_for_star(asked: Asked[ApplyForStar], lookups: LookUps) -> Plan[Stars]:
+    volunteer_id = asked.ids["volunteer_id"]
+    unit_code = await lookups.unit_of(volunteer_id)
+    stream, confirmed = Stream("star", volunteer_id), await lookups.confirmed(volunteer_id)
+    if confirmed is None:
+        return Plan(stream, STAR, lambda _: Refusal("hours_parked"), keep_answer=False)
+    command = star.ApplyForStar(
+        volunteer_id=volunteer_id,
+        wanted=asked.body.stars,
+        unit_code=unit_code,
+        may_ask=_may_ask(asked.actor, volunteer_id, unit_code),
+        confirmed=confirmed,
+        policy=policy.in_force(await lookups.policies(), civil_date(asked.now)),
+    )
+    return Plan(stream, STAR, lambda stars: star.apply_for_star(stars, command))
+
+
+def _may_ask(actor: Actor, volunteer_id: UUID, unit_code: str | None) -> bool:
+    """The volunteer, the unit's admin for those without a phone (notice 七(二)), or the bureau's."""
+    match actor.role:
+        case Role.VOLUNTEER:
+            return actor.person_id == volunteer_id
+        case Role.UNIT_ADMIN:
+            return unit_code in {actor.unit, None}  # None: say that nobody of this id is a volunteer.
+        case _:
+            return True
+
+
+async def _reassess_stars(asked: Asked[Reassess], lookups: LookUps) -> Plan[Stars]:
+    volunteer_id = asked.ids["volunteer_id"]
+    stream, confirmed = Stream("star", volunteer_id), await lookups.confirmed(volunteer_id)
+    if confirmed is None:  # What is parked has a reassessment of its own, which follows when it is released.
+        return Plan(stream, STAR, lambda _: [])
+    return Plan(stream, STAR, lambda stars: star.reassess(stars, volunteer_id, confirmed))
+
+
+ADOPT_STAR_POLICY: Final[UseCase[AdoptStarPolicy, LookUps]] = UseCase(
+    name="adopt_star_policy",
+    path="/star-policies",
+    body=AdoptStarPolicy,
+    roles=frozenset({Role.BUREAU_ADMIN}),
+    plan=_adopt_star_policy,
+    refusals=("policy_file_wrong", "thresholds_not_ascending", "policy_version_exists", "policy_not_later"),
+    title_zh="采用评星规则",
+    title_en="Adopt a star policy",
+)
+
+APPLY_FOR_STAR: Final[UseCase[ApplyForStar, LookUps]] = UseCase(
+    name="apply_for_star",
+    path="/volunteers/{volunteer_id}/stars",
+    body=ApplyForStar,
+    roles=frozenset({Role.VOLUNTEER, Role.UNIT_ADMIN, Role.BUREAU_ADMIN}),
+    plan=_apply_for_star,
+    refusals=("not_for_this_volunteer", "not_a_volunteer", "no_star_policy", "star_already_held", "star_out_of_order", "hours_parked"),
+    title_zh="申请评星",
+    title_en="Apply for a star",
+)
+
+REASSESS_STARS: Final[UseCase[Reassess, LookUps]] = UseCase(
+    name="reassess_stars",
+    path=None,
+    body=Reassess,
+    roles=frozenset({Role.SYSTEM}),
+    plan=_reassess_stars,
+    refusals=(),
+    title_zh="重核星级",
+    title_en="Reassess the stars held",
+)
+
+USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (ADOPT_STAR_POLICY, APPLY_FOR_STAR, REASSESS_STARS)
+
+IMPORTS: Final[frozenset[str]] = frozenset()
+"""A policy file is small: it fits an ordinary command."""
+
+CLAIMS: Final = Claims(of=lambda _event, _blind: ((), ()), refusals={})
+"""Nothing here is unique across streams."""
+
+REFUSALS: Final[Mapping[str, RefusalText]] = {
+    "policy_file_wrong": RefusalText(422, "规则文件有误, problems 逐行说明", "The policy file is wrong; `problems` names the lines"),
+    "thresholds_not_ascending": RefusalText(422, "各星门槛须逐级升高", "Each star must need more than the one before"),
+    "policy_version_exists": RefusalText(
+        409, "该版本已采用, 规则不得更改", "This version has been adopted with other values; none is ever edited"
+    ),
+    "policy_not_later": RefusalText(
+        409, "新版本须晚于前一版本及今日生效", "A new version takes effect after the last one, and after today"
+    ),
+    "not_for_this_volunteer": RefusalText(
+        403, "只能为本人或本单位志愿者申请", "You may apply for yourself, or for volunteers of your unit"
+    ),
+    "not_a_volunteer": RefusalText(404, "没有此志愿者", "Nobody of this id is a volunteer"),
+    "no_star_policy": RefusalText(409, "今日尚无有效的评星规则", "No star policy is in force today"),
+    "star_already_held": RefusalText(409, "已持有该星级", "The volunteer holds this star already"),
+    "star_out_of_order": RefusalText(409, "须逐级申请", "Stars are granted one after the other; `next` is the one to apply for"),
+    "hours_parked": RefusalText(
+        409, "该志愿者的时长待人工处理, 暂不能评星", "The volunteer's hours are parked; no star can be decided now"
+    ),
+}

@@ -1,0 +1,48 @@
+-- What admins read. Every column says what it is, in Chinese and English; minutes are integers.
+
+CREATE VIEW api.stars AS
+SELECT volunteer_id, stars, unit_code, granted_at, confirmed_minutes, threshold_minutes, policy_version, hours_position, granted_position
+FROM stars;
+
+COMMENT ON VIEW api.stars IS '现有星级: 每名志愿者现持有的每一颗星 / Stars held: one row for each star that a volunteer holds now';
+COMMENT ON COLUMN api.stars.volunteer_id IS '志愿者编码 / The volunteer''s id';
+COMMENT ON COLUMN api.stars.stars IS '第几星, 从 1 起 / Which star, from 1';
+COMMENT ON COLUMN api.stars.unit_code IS '申请时所属单位 / The volunteer''s unit when the star was applied for';
+COMMENT ON COLUMN api.stars.granted_at IS '评定时间 / When it was granted';
+COMMENT ON COLUMN api.stars.confirmed_minutes IS '评定时已认定的分钟数, 不含超出每日上限的部分 / Minutes confirmed at that moment, without what lay above the daily cap';
+COMMENT ON COLUMN api.stars.threshold_minutes IS '该星所需分钟数 / Minutes that this star needed';
+COMMENT ON COLUMN api.stars.policy_version IS '所依据的规则版本 / Version of the star policy it was decided under';
+COMMENT ON COLUMN api.stars.hours_position IS '时长所依据的时长日志位置 / Last position of the hours log that the minutes rest on';
+COMMENT ON COLUMN api.stars.granted_position IS '评定在本日志中的位置 / Position of the grant in this service''s log';
+
+CREATE VIEW api.star_history AS
+SELECT position, volunteer_id, stars, unit_code, outcome, reason, decided_at, confirmed_minutes, threshold_minutes, policy_version, hours_position
+FROM star_history;
+
+COMMENT ON VIEW api.star_history IS '评星记录: 每一次评定、未评与撤星 / Star history: every grant, decline and withdrawal';
+COMMENT ON COLUMN api.star_history.position IS '在本日志中的位置 / Position in this service''s log';
+COMMENT ON COLUMN api.star_history.volunteer_id IS '志愿者编码 / The volunteer''s id';
+COMMENT ON COLUMN api.star_history.stars IS '第几星, 从 1 起 / Which star, from 1';
+COMMENT ON COLUMN api.star_history.unit_code IS '申请时所属单位 / The volunteer''s unit when the star was applied for';
+COMMENT ON COLUMN api.star_history.outcome IS '结果: granted 已评星, declined 未评星, withdrawn 已撤星 / Outcome: granted, declined or withdrawn';
+COMMENT ON COLUMN api.star_history.reason IS '未评或撤星的原因 / Why it was declined or withdrawn';
+COMMENT ON COLUMN api.star_history.decided_at IS '时间 / When it was decided';
+COMMENT ON COLUMN api.star_history.confirmed_minutes IS '当时已认定的分钟数 / Minutes confirmed at that moment';
+COMMENT ON COLUMN api.star_history.threshold_minutes IS '该星所需分钟数 / Minutes that this star needs';
+COMMENT ON COLUMN api.star_history.policy_version IS '所依据的规则版本 / Version of the star policy it was decided under';
+COMMENT ON COLUMN api.star_history.hours_position IS '时长所依据的时长日志位置 / Last position of the hours log that the minutes rest on';
+
+CREATE VIEW api.star_policies AS
+SELECT effective_from, version, thresholds_minutes,
+       (SELECT string_agg(trim_scale(round(minutes / 60.0, 1))::text, ' / ' ORDER BY star)
+        FROM unnest(thresholds_minutes) WITH ORDINALITY AS ladder (minutes, star)) AS thresholds_hours,
+       adopted_at, position
+FROM star_policies;
+
+COMMENT ON VIEW api.star_policies IS '评星规则: 采用过的每一版 / Star policies: every version adopted';
+COMMENT ON COLUMN api.star_policies.effective_from IS '生效日期 / The day from which it holds';
+COMMENT ON COLUMN api.star_policies.version IS '规则版本 / Version';
+COMMENT ON COLUMN api.star_policies.thresholds_minutes IS '一星起各星所需分钟数 / Minutes that each star needs, from the first';
+COMMENT ON COLUMN api.star_policies.thresholds_hours IS '一星起各星所需小时数 / Hours that each star needs, from the first';
+COMMENT ON COLUMN api.star_policies.adopted_at IS '采用时间 / When it was adopted';
+COMMENT ON COLUMN api.star_policies.position IS '采用在本日志中的位置 / Position of the adoption in this service''s log';

@@ -1,0 +1,92 @@
+"""Star history: every application's answer and every withdrawal, with the figures it rests on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, LiteralString
+
+from shared.application import Role
+from shared.consumer.values import Fact, Projection
+from shared.contracts.recognition import StarDeclined, StarGranted, StarWithdrawn
+from shared.http.query import Column, Filter, Query
+from shared.postgres import Connection
+
+
+async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
+    """One row for each decision."""
+    await connection.executemany(
+        _INSERT,
+        [
+            (
+                fact.record.position,
+                event.volunteer_id,
+                event.stars,
+                event.unit_code,
+                _outcome(event),
+                None if isinstance(event, StarGranted) else event.reason,
+                fact.record.time,
+                event.confirmed_minutes,
+                event.threshold_minutes,
+                event.policy_version,
+                event.hours_position,
+            )
+            for fact in facts
+            if isinstance(event := fact.event, StarGranted | StarDeclined | StarWithdrawn)
+        ],
+    )
+
+
+def _outcome(event: StarGranted | StarDeclined | StarWithdrawn) -> str:
+    match event:
+        case StarGranted():
+            return "granted"
+        case StarDeclined():
+            return "declined"
+        case StarWithdrawn():
+            return "withdrawn"
+
+
+_INSERT: Final[LiteralString] = """
+    INSERT INTO star_history (position, volunteer_id, stars, unit_code, outcome, reason, decided_at, confirmed_minutes, threshold_minutes,
+                              policy_version, hours_position)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+"""
+
+STAR_HISTORY: Final = Projection("star_history", "recognition", Path(__file__).with_suffix(".sql"), fold)
+
+QUERY: Final = Query(
+    name="star_history",
+    path="/star-history",
+    sql="""
+        SELECT position, decided_at, volunteer_id, unit_code, stars, outcome, reason, confirmed_minutes, threshold_minutes, policy_version,
+               hours_position
+        FROM api.star_history
+        WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::text IS NULL OR outcome = $3)
+          AND ($4::bigint IS NULL OR position < $4)
+        ORDER BY position DESC LIMIT $5
+    """,
+    columns=(
+        Column("position", "integer", "日志位置", "Position"),
+        Column("decided_at", "instant", "时间", "Decided"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
+        Column("unit_code", "text", "单位", "Unit"),
+        Column("stars", "integer", "星级", "Star"),
+        Column("outcome", "text", "结果", "Outcome"),
+        Column("reason", "text", "原因", "Reason", nullable=True),
+        Column("confirmed_minutes", "integer", "已认定时长", "Confirmed hours", minutes=True),
+        Column("threshold_minutes", "integer", "所需时长", "Hours needed", minutes=True),
+        Column("policy_version", "text", "规则版本", "Policy version"),
+        Column("hours_position", "integer", "时长日志位置", "Position in the hours log"),
+    ),
+    order=("position",),
+    roles=frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR}),
+    title_zh="评星记录",
+    title_en="Star history",
+    filters=(
+        Filter("unit", "text", "单位", "Unit"),
+        Filter("volunteer", "uuid", "志愿者", "Volunteer"),
+        Filter("outcome", "text", "结果", "Outcome"),
+    ),
+    public=True,
+    key="volunteer_id",
+    details="streams/star-{volunteer_id}/events",
+)

@@ -1,0 +1,51 @@
+"""Star policies: which thresholds hold from which day on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, LiteralString
+
+from shared.application import Role
+from shared.consumer.values import Fact, Projection
+from shared.contracts.recognition import StarPolicyAdopted
+from shared.http.query import Column, Query
+from shared.postgres import Connection
+
+
+async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
+    """One row for each version."""
+    await connection.executemany(
+        _INSERT,
+        [
+            (event.effective_from, event.version, list(event.thresholds_minutes), fact.record.time, fact.record.position)
+            for fact in facts
+            if isinstance(event := fact.event, StarPolicyAdopted)
+        ],
+    )
+
+
+_INSERT: Final[LiteralString] = """
+    INSERT INTO star_policies (effective_from, version, thresholds_minutes, adopted_at, position) VALUES ($1, $2, $3, $4, $5)
+"""
+
+STAR_POLICIES: Final = Projection("star_policies", "recognition", Path(__file__).with_suffix(".sql"), fold)
+
+QUERY: Final = Query(
+    name="star_policies",
+    path="/star-policies",
+    sql="""
+        SELECT effective_from, version, thresholds_hours, adopted_at FROM api.star_policies
+        WHERE ($1::date IS NULL OR effective_from > $1)
+        ORDER BY effective_from LIMIT $2
+    """,
+    columns=(
+        Column("effective_from", "date", "生效日期", "In force from"),
+        Column("version", "text", "规则版本", "Policy version"),
+        Column("thresholds_hours", "text", "各星所需小时", "Hours for each star"),
+        Column("adopted_at", "instant", "采用时间", "Adopted"),
+    ),
+    order=("effective_from",),
+    roles=frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR}),
+    title_zh="评星规则",
+    title_en="Star policies",
+    public=True,
+)
