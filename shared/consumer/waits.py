@@ -1,0 +1,99 @@
+"""Waiting for what a caller has seen elsewhere, and what a reader is told of freshness (D11)."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+from shared.application import Actor
+from shared.consumer.values import Reaction
+from shared.contracts.topics import subscribed
+from shared.errors import NotCaughtUpError
+from shared.eventstore.values import EventStore
+from shared.http.positions import PositionToken
+from shared.http.problems import ProblemError
+from shared.http.query import Freshness
+from shared.postgres import Connection, Pool
+
+AGAIN_SECONDS: Final = 0.01
+"""Between two looks at a position that has not been reached; a look is one read by primary key."""
+
+
+class PositionWaits:
+    """`Waits` of shared.http.api, and the freshness and parked keys of `Views`, for one service; `pool` acts as the app role."""
+
+    def __init__(self, pool: Pool, store: EventStore, reactions: Sequence[Reaction[Any]] = ()) -> None:
+        self._pool = pool
+        self._store = store
+        self._reacting = frozenset(each.source for each in reactions)
+        self._inbox = frozenset(subscribed(f"{store.service}.inbox"))
+        self._views = frozenset(subscribed(f"{store.service}.views"))
+
+    async def for_lookups(self, tokens: Sequence[PositionToken], within_seconds: float) -> None:
+        """Until the inbox has applied every token; a log that the inbox does not read changes no decision and is not waited for.
+
+        Raises NotCaughtUpError; ProblemError `after_foreign_log`.
+        """
+        until = monotonic() + within_seconds
+        for each in tokens:
+            if each.service in self._inbox:
+                await self._reach("inbox", each.service, each.log_id, each.position, until, reacted=False)
+
+    async def for_views(self, tokens: Sequence[PositionToken], within_seconds: float) -> Mapping[str, int]:
+        """Until the views have, tokens of other services followed through; the positions by source that a read must show.
+
+        Raises NotCaughtUpError; ProblemError `after_foreign_log`.
+        """
+        until = monotonic() + within_seconds
+        own, required = self._store.service, dict[str, tuple[UUID, int]]()
+        for each in tokens:
+            if each.service != own and each.service in self._inbox:
+                await self._reach("inbox", each.service, each.log_id, each.position, until, reacted=each.service in self._reacting)
+                head = await self._store.head()  # What came of it here stands at or before this position.
+                required[own] = (head.log_id, max(head.position, required.get(own, (head.log_id, 0))[1]))
+            if each.service in self._views:
+                known = required.setdefault(each.service, (each.log_id, 0))
+                if known[0] != each.log_id:
+                    raise ProblemError("after_foreign_log", source=each.service)
+                required[each.service] = (each.log_id, max(known[1], each.position))
+        for source, (log_id, position) in required.items():
+            await self._reach("views", source, log_id, position, until, reacted=False)
+        return {source: position for source, (_, position) in required.items()}
+
+    async def _reach(self, consumer: str, source: str, log_id: UUID, position: int, until: float, *, reacted: bool) -> None:
+        while True:
+            row = await self._pool.fetchrow(_SELECT_POSITION, consumer, source)
+            if row is not None and row["log_id"] is not None and row["log_id"] != log_id:
+                raise ProblemError("after_foreign_log", source=source)
+            if row is not None and row["reacted" if reacted else "applied"] >= position:
+                return
+            if monotonic() >= until:
+                raise NotCaughtUpError(f"{source} {position}")
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def freshness(self, connection: Connection) -> Sequence[Freshness]:
+        """How far the views stand in each log they read, also where they have not begun."""
+        rows = await connection.fetch(_SELECT_FRESHNESS, sorted(self._views))
+        return [Freshness(row["source"], row["log_id"], row["applied"], row["head"], row["said_at"]) for row in rows]
+
+    async def parked(self, connection: Connection) -> frozenset[str]:
+        """The keys that are blocked for the views."""
+        rows = await connection.fetch("SELECT DISTINCT key FROM consumer.blocked WHERE consumer = 'views'")
+        return frozenset(row["key"] for row in rows)
+
+    async def is_withdrawn(self, actor: Actor) -> bool:
+        """Whether the role was withdrawn at a higher position than it was last granted."""
+        return bool(await self._pool.fetchval(_SELECT_WITHDRAWN, actor.person_id, f"role:{actor.role}:{actor.unit}"))
+
+
+_SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.position WHERE consumer = $1 AND log = $2"
+_SELECT_FRESHNESS: Final = """
+    SELECT asked.source, place.log_id, coalesce(place.applied, 0) AS applied,
+           greatest(coalesce(head.head, 0), coalesce(place.applied, 0)) AS head, head.said_at
+    FROM unnest($1::text[]) AS asked (source)
+    LEFT JOIN consumer.position AS place ON place.consumer = 'views' AND place.log = asked.source
+    LEFT JOIN consumer.head AS head ON head.log = asked.source
+    ORDER BY asked.source
+"""
+_SELECT_WITHDRAWN: Final = "SELECT withdrawn FROM consumer.withdrawn WHERE subject = $1 AND kind = $2"
