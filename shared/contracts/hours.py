@@ -41,11 +41,15 @@ class CheckedIn(Event):
     pair: int
     """Which in/out pair of this person at this activity, from 1."""
     at: datetime
+    counts_from: datetime
+    """The later of check-in and scheduled start (domain.md 1.3): an early arrival is welcome and counts from the start."""
+    check_out_by: datetime
+    """When an open pair becomes a missed check-out: the scheduled end and the policy's minutes after it."""
     recorder_id: UUID
 
 
 class CheckedOut(Event):
-    """已签退: closes the pair; `counts_from` is the later of check-in and scheduled start (domain.md 1.3)."""
+    """已签退: closes the pair; it counts from `counts_from`, never later than `at`."""
 
     TYPE: ClassVar[str] = "hours.checked_out"
 
@@ -56,10 +60,15 @@ class CheckedOut(Event):
     counts_from: datetime
     at: datetime
     recorder_id: UUID
+    checked_in_by: UUID
+    """Who recorded the check-in. Neither recorder may approve the minutes."""
 
 
 class CheckOutMissed(Event):
-    """未签退: the pair was never closed; it counts nothing until a correction says what was served."""
+    """未签退: the pair was never closed; it counts nothing until a correction says what was served.
+
+    So that there is something to correct, an entry of no minutes is proposed for the day that it counts from.
+    """
 
     TYPE: ClassVar[str] = "hours.check_out_missed"
 
@@ -68,10 +77,12 @@ class CheckOutMissed(Event):
     unit_code: str
     pair: int
     checked_in_at: datetime
+    counts_from: datetime
+    checked_in_by: UUID
 
 
 class ServiceTimeProposed(Event):
-    """待认定: minutes of one civil day wait for confirmation by another person than the recorder."""
+    """待认定: minutes of one civil day wait for confirmation by another person than the recorders; 0 after a missed check-out."""
 
     TYPE: ClassVar[str] = "hours.service_time_proposed"
 
@@ -85,6 +96,7 @@ class ServiceTimeProposed(Event):
     ends_at: datetime
     minutes: int
     recorder_id: UUID
+    checked_in_by: UUID
 
 
 class Posting(Part):
