@@ -1,0 +1,189 @@
+"""Kafka as every process uses it: topics made as they are declared, clients with everything stated, a limit on every wait (stack.md 3).
+
+An idempotent producer has no delivery timeout of its own: while Kafka is down its sends and its `stop()` wait for ever. So a deadline
+stands around each of them, a timeout means "unknown", and a producer that was given up is ended by force.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, ProducerClosed, TopicAlreadyExistsError, for_code
+from aiokafka.structs import TopicPartition
+
+from shared.contracts.topics import MESSAGE_BYTES_MAX, Topic
+
+START_SECONDS_MAX: Final = 5.0
+STOP_SECONDS_MAX: Final = 1.0
+REQUEST_SECONDS_MAX: Final = 5.0
+BATCH_BYTES_MAX: Final = 256 * 1024
+"""A batch before compression. The broker holds a whole batch against `max.message.bytes`, so this stays below it."""
+RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 4096
+"""The producer refuses a larger record itself: one that the broker refuses leaves the producer's sequence broken (stack.md 9)."""
+REPLICAS_MAX: Final = 3
+
+LOST_ERRORS: Final = (KafkaError, TimeoutError, OSError)
+"""What a Kafka that is away, slow or unwilling looks like from here."""
+
+
+class TopicsError(Exception):
+    """A topic that exists is not as it is declared; the text says in what, one line for each."""
+
+
+def topic_name(prefix: str, name: str) -> str:
+    """The topic's name in the cluster: the installation's prefix stands before it."""
+    return f"{prefix}{name}"
+
+
+def only_partition(topic: str) -> TopicPartition:
+    """The one partition that each of our topics has (D2)."""
+    return TopicPartition(topic, 0)
+
+
+async def ensure_topics(servers: str, prefix: str, topics: Iterable[Topic], replicas: int | None = None) -> None:
+    """Makes the topics that are missing and holds the others against their declaration. Raises TopicsError and LOST_ERRORS.
+
+    `replicas` is REPLICAS_MAX or the number of brokers, if that is less. With three copies two must be in sync for an `acks=all`.
+    """
+    wanted = {topic_name(prefix, topic.name): topic for topic in topics}
+    async with _admin(servers) as admin:
+        brokers = len((await admin.describe_cluster())["brokers"])
+        copies = min(REPLICAS_MAX, brokers) if replicas is None else replicas
+        missing = wanted.keys() - await admin.list_topics()
+        made = [NewTopic(name, 1, copies, topic_configs=_config(wanted[name], copies)) for name in sorted(missing)]
+        if made:
+            answer = await admin.create_topics(made, timeout_ms=round(REQUEST_SECONDS_MAX * 1000))
+            for name, code, message in answer.topic_errors:
+                if (error := for_code(code)) is not TopicAlreadyExistsError and code != 0:
+                    raise error(f"{name}: {message}")
+        differences = await _differences(admin, {name: topic for name, topic in wanted.items() if name not in missing})
+    if differences:
+        raise TopicsError("\n".join(differences))
+
+
+def _config(topic: Topic, copies: int) -> dict[str, str]:
+    return {**topic.config, "min.insync.replicas": "2" if copies >= REPLICAS_MAX else "1"}
+
+
+async def _differences(admin: Any, wanted: Mapping[str, Topic]) -> list[str]:
+    """In what the topics that exist are not as declared; one sentence each."""
+    if not wanted:
+        return []
+    said: list[str] = []
+    copies: dict[str, int] = {}
+    for described in await admin.describe_topics(list(wanted)):
+        partitions = described["partitions"]
+        copies[described["topic"]] = len(partitions[0]["replicas"]) if partitions else 0
+        if len(partitions) != 1:
+            said.append(f"topic {described['topic']} has {len(partitions)} partitions, one log needs exactly 1")
+    for answer in await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name) for name in wanted]):
+        for code, message, _kind, name, entries in answer.resources:
+            if code != 0:
+                raise for_code(code)(f"{name}: {message}")
+            found = {entry[0]: entry[1] for entry in entries}
+            for setting, value in _config(wanted[name], copies.get(name, 1)).items():
+                if found.get(setting) != value:
+                    said.append(f"topic {name} has {setting}={found.get(setting)}, declared is {value}")
+    return said
+
+
+@contextlib.asynccontextmanager
+async def _admin(servers: str) -> AsyncIterator[Any]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000))
+    try:
+        async with asyncio.timeout(START_SECONDS_MAX + REQUEST_SECONDS_MAX):
+            await admin.start()
+            yield admin
+    finally:
+        await _within(admin.close(), STOP_SECONDS_MAX)
+
+
+async def start_producer(servers: str, client_id: str) -> AIOKafkaProducer:
+    """An idempotent producer that has met the cluster. End it with `stop`. Raises LOST_ERRORS."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=servers,
+        client_id=client_id,
+        enable_idempotence=True,
+        acks="all",
+        compression_type="zstd",
+        max_batch_size=BATCH_BYTES_MAX,
+        max_request_size=RECORD_BYTES_MAX,
+        linger_ms=0,
+        request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000),
+    )
+    await _start(producer)
+    return producer
+
+
+async def start_consumer(servers: str, client_id: str, topic: str) -> AIOKafkaConsumer:
+    """A consumer of the topic's one partition: no group, no commits, from the earliest record. End it with `stop`. Raises LOST_ERRORS."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers,
+        client_id=client_id,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=2 * MESSAGE_BYTES_MAX,
+        request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000),
+    )
+    await _start(consumer)
+    consumer.assign([only_partition(topic)])
+    return consumer
+
+
+async def offsets(consumer: AIOKafkaConsumer, topic: str) -> tuple[int, int]:
+    """The topic's first offset and the one that its next record will have. Raises LOST_ERRORS."""
+    partition = only_partition(topic)
+    async with asyncio.timeout(REQUEST_SECONDS_MAX):
+        first = await consumer.beginning_offsets([partition])
+        end = await consumer.end_offsets([partition])
+    return first[partition], end[partition]
+
+
+async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    """Ends a client within about two seconds, whatever Kafka does. What a producer still held may or may not arrive."""
+    if await _within(client.stop(), STOP_SECONDS_MAX):
+        return
+    if isinstance(client, AIOKafkaProducer):
+        await _end_by_force(client)
+
+
+async def _start(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+    try:
+        async with asyncio.timeout(START_SECONDS_MAX):
+            await client.start()
+    except BaseException:
+        await stop(client)
+        raise
+
+
+async def _end_by_force(producer: AIOKafkaProducer) -> None:
+    """Ends the task that would go on sending once Kafka is back. aiokafka has no call for it (0.14), so its parts are taken by name."""
+    sender = producer._sender  # noqa: SLF001
+    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
+    await _within(producer.client.close(), STOP_SECONDS_MAX / 2)  # What is in flight fails now, and the task can end.
+    for _ in range(3):
+        if sender.sender_task is None or sender.sender_task.done():
+            break
+        sender.sender_task.cancel()
+        await asyncio.wait({sender.sender_task}, timeout=STOP_SECONDS_MAX / 4)
+
+
+async def _within(work: Awaitable[object], seconds: float) -> bool:
+    """Whether `work` ended in time; errors of a farewell are nobody's concern."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_read_outcome)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.cancel()
+    return bool(done)
+
+
+def _read_outcome(task: "asyncio.Future[object]") -> None:
+    """So that the error of a task that nobody waits for any more is not reported as forgotten."""
+    if not task.cancelled():
+        task.exception()
