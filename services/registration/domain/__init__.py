@@ -1,0 +1,1 @@
+"""What follows from this, by our rules? No clock, no IO; one file an aggregate."""

@@ -1,0 +1,209 @@
+"""Volunteer: a natural person who consented (条例 art. 25: nobody is registered against their will)."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Final
+from uuid import UUID
+
+from services.registration.domain.asker import Asker
+from shared.contracts.event import Refusal
+from shared.contracts.registration import (
+    ConsentGiven,
+    ConsentKind,
+    ConsentWithdrawn,
+    GuardianConsentRecorded,
+    PersonalDataErased,
+    VolunteerDeregistered,
+    VolunteerRegistered,
+)
+
+ADULT_YEARS: Final = 18
+"""Below this age a guardian has to agree (domain.md 1.9, `minor.selfRegisterAge`)."""
+
+VolunteerEvent = (
+    VolunteerRegistered | ConsentGiven | GuardianConsentRecorded | ConsentWithdrawn | VolunteerDeregistered | PersonalDataErased
+)
+
+_ID_NUMBER: Final = re.compile(r"[1-9][0-9]{16}[0-9X]")
+_ID_WEIGHTS: Final = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+_ID_CHECKS: Final = "10X98765432"
+_PHONE: Final = re.compile(r"1[3-9][0-9]{9}|0[0-9]{2,3}-?[0-9]{7,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterVolunteer:
+    """A person registers, or is registered by proxy on their consent (notice 七(二): those without a phone can take part).
+
+    `today` is the civil day; `number` is the public number to be given.
+    """
+
+    volunteer_id: UUID
+    asker: Asker
+    number: str
+    unit_code: str
+    is_unit_known: bool
+    name: str
+    id_number: str
+    phone: str | None
+    skills: tuple[str, ...]
+    consents: frozenset[ConsentKind]
+    text_version: str
+    guardian_name: str | None
+    today: date
+
+
+@dataclass(frozen=True, slots=True)
+class GiveConsent:
+    """Agrees to one more thing; for a minor the guardian does."""
+
+    volunteer_id: UUID
+    asker: Asker
+    consent: ConsentKind
+    text_version: str
+    guardian_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawConsent:
+    """No longer agrees to one thing. Without consent to `register` nobody enrols."""
+
+    volunteer_id: UUID
+    asker: Asker
+    consent: ConsentKind
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveProgramme:
+    """Leaves; hours and honours stay."""
+
+    volunteer_id: UUID
+    asker: Asker
+
+
+@dataclass(frozen=True, slots=True)
+class ErasePersonalData:
+    """Leaves, and everything that says who the person was becomes unreadable (PIPL art. 47)."""
+
+    volunteer_id: UUID
+    asker: Asker
+
+
+VolunteerCommand = RegisterVolunteer | GiveConsent | WithdrawConsent | LeaveProgramme | ErasePersonalData
+
+
+@dataclass(frozen=True, slots=True)
+class Volunteer:
+    """What rules read of one person; `unit_code` is None before the registration. Nothing personal is left after an erasure."""
+
+    unit_code: str | None = None
+    is_minor: bool = False
+    consents: frozenset[ConsentKind] = frozenset()
+    has_left: bool = False
+    is_erased: bool = False
+    id_number: str | None = None
+
+
+def decide(volunteer: Volunteer, command: VolunteerCommand) -> Sequence[VolunteerEvent] | Refusal:
+    """Rights first, then what the record says, then the command itself."""
+    unit_code = command.unit_code if isinstance(command, RegisterVolunteer) else volunteer.unit_code
+    if unit_code is None:
+        return Refusal("volunteer_unknown")
+    barred = command.asker.barred_from_record(command.volunteer_id, unit_code)
+    if barred is not None:
+        return barred
+    if volunteer.is_erased:
+        return Refusal("person_erased")
+    match command:
+        case RegisterVolunteer():
+            return _register(volunteer, command)
+        case ErasePersonalData(volunteer_id):
+            left = [] if volunteer.has_left else [VolunteerDeregistered(volunteer_id=volunteer_id)]
+            return [*left, PersonalDataErased(volunteer_id=volunteer_id, id_number=volunteer.id_number)]
+        case LeaveProgramme(volunteer_id):
+            return [] if volunteer.has_left else [VolunteerDeregistered(volunteer_id=volunteer_id)]
+        case WithdrawConsent(volunteer_id, _, consent):
+            return [ConsentWithdrawn(volunteer_id=volunteer_id, consent=consent)] if consent in volunteer.consents else []
+        case GiveConsent():
+            return _give_consent(volunteer, command)
+
+
+def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[VolunteerEvent] | Refusal:
+    if volunteer.unit_code is not None:
+        return Refusal("volunteer_left" if volunteer.has_left else "already_registered")
+    if not command.is_unit_known:
+        return Refusal("unit_unknown", {"unit": command.unit_code})
+    id_number = command.id_number.upper()
+    born_on = birth_date(id_number)
+    if born_on is None or born_on > command.today:
+        return Refusal("id_number_invalid")
+    if command.phone is not None and not _PHONE.fullmatch(command.phone):
+        return Refusal("phone_invalid")
+    if "register" not in command.consents:
+        return Refusal("no_consent", {"consent": "register"})
+    is_minor = age(born_on, command.today) < ADULT_YEARS
+    if is_minor and command.guardian_name is None:
+        return Refusal("no_consent", {"consent": "guardian"})
+    who = command.volunteer_id
+    registered = VolunteerRegistered(
+        volunteer_id=who,
+        number=command.number,
+        unit_code=command.unit_code,
+        name=command.name,
+        id_number=id_number,
+        phone=command.phone,
+        is_minor=is_minor,
+        skills=command.skills,
+    )
+    named = sorted(command.consents, reverse=True)  # The consent to register comes first.
+    consents = [ConsentGiven(volunteer_id=who, consent=each, text_version=command.text_version) for each in named]
+    guardian = [GuardianConsentRecorded(volunteer_id=who, guardian_name=command.guardian_name)] if is_minor else []
+    return [registered, *consents, *guardian]
+
+
+def _give_consent(volunteer: Volunteer, command: GiveConsent) -> Sequence[VolunteerEvent] | Refusal:
+    if volunteer.has_left:
+        return Refusal("volunteer_left")
+    if command.consent in volunteer.consents:
+        return []
+    if volunteer.is_minor and command.guardian_name is None:
+        return Refusal("no_consent", {"consent": "guardian"})
+    who = command.volunteer_id
+    given = ConsentGiven(volunteer_id=who, consent=command.consent, text_version=command.text_version)
+    return [given, GuardianConsentRecorded(volunteer_id=who, guardian_name=command.guardian_name)] if volunteer.is_minor else [given]
+
+
+def evolve(volunteer: Volunteer, event: VolunteerEvent) -> Volunteer:
+    """The fold of the stream."""
+    match event:
+        case VolunteerRegistered(unit_code=unit_code, is_minor=is_minor, id_number=id_number):
+            return replace(volunteer, unit_code=unit_code, is_minor=is_minor, id_number=id_number)
+        case ConsentGiven(consent=consent):
+            return replace(volunteer, consents=volunteer.consents | {consent})
+        case ConsentWithdrawn(consent=consent):
+            return replace(volunteer, consents=volunteer.consents - {consent})
+        case VolunteerDeregistered():
+            return replace(volunteer, has_left=True, consents=frozenset())
+        case PersonalDataErased():
+            return replace(volunteer, is_erased=True, id_number=None)
+        case GuardianConsentRecorded():
+            return volunteer
+
+
+def birth_date(id_number: str) -> date | None:
+    """The birth date in a resident's ID number of 18 ASCII characters; None when the number is not one (GB 11643: date and check digit)."""
+    if not _ID_NUMBER.fullmatch(id_number):
+        return None
+    total = sum(weight * int(digit) for weight, digit in zip(_ID_WEIGHTS, id_number[:17], strict=True))
+    if id_number[17] != _ID_CHECKS[total % 11]:
+        return None
+    try:
+        return date(int(id_number[6:10]), int(id_number[10:12]), int(id_number[12:14]))
+    except ValueError:
+        return None
+
+
+def age(born_on: date, today: date) -> int:
+    """Full years on `today`; one born on 29 February is a year older from 1 March."""
+    return today.year - born_on.year - ((today.month, today.day) < (born_on.month, born_on.day))
