@@ -1,5 +1,6 @@
 """What goes into the log and what comes back, as values; `EventStore` is what both the real store and the fake are."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,11 +8,16 @@ from typing import Final, Literal, Protocol
 from uuid import UUID
 
 from shared.application import Claim
+from shared.codec import EVENT_BYTES_MAX
 from shared.contracts.event import Refusal
 from shared.envelope import Record, Stream
+from shared.errors import EventTooLargeError
 
 APPEND_EVENTS_MAX: Final = 500
 """Events one request may append, and requests one batch may hold."""
+TEXT_CHARS_MAX: Final = 200
+"""Characters of an actor, a partition key, a traceparent, a type and a claim; the database checks the same."""
+REFUSAL_CHARS_MAX: Final = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +125,55 @@ class EventStore(Protocol):
 
     async def head(self) -> Head:
         """The log's id and last position."""
+
+
+class AnsweringStore(EventStore, Protocol):
+    """A store that can also be asked what a command was answered; what `submit` works with."""
+
+    async def answer_of(self, command_id: UUID, fingerprint: bytes | None = None) -> Answer | FingerprintMismatch | None:
+        """What the command was answered the first time, None when it is not known. As durable as that answer when this returns."""
+
+
+def refusal_text(refusal: Refusal) -> str:
+    """A refusal as it is kept; equal refusals have equal texts, and the order of details stays."""
+    return json.dumps({"code": refusal.code, "detail": dict(refusal.detail)}, ensure_ascii=False)
+
+
+def refusal_of(text: str) -> Refusal:
+    """Reads what `refusal_text` wrote."""
+    kept = json.loads(text)
+    return Refusal(kept["code"], kept["detail"])
+
+
+def check(request: AppendRequest) -> None:
+    """Judges one request by itself, so that it cannot spoil the batch it would join. Raises EventTooLargeError, or ValueError for a bug."""
+    if len(request.events) > APPEND_EVENTS_MAX:
+        raise ValueError(f"{len(request.events)} events in one request")
+    if request.expected_version < 0:
+        raise ValueError("an expected version is 0 or more")
+    if request.refusal is not None and (request.events or request.take or request.release):
+        raise ValueError("a refusal changes nothing")
+    if request.time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    texts = [request.stream.category, request.actor, request.partition_key]
+    if request.traceparent is not None:
+        texts.append(request.traceparent)
+    texts += [each.type for each in request.events]
+    texts += [text for claim in (*request.take, *request.release) for text in (claim.scope, claim.value)]
+    for text in texts:
+        _check_text(text, TEXT_CHARS_MAX)
+    if request.refusal is not None:
+        _check_text(refusal_text(request.refusal), REFUSAL_CHARS_MAX)
+        for text in (each for each in request.refusal.detail.values() if isinstance(each, str)):
+            _check_text(text, REFUSAL_CHARS_MAX, empty=True)
+    for event in request.events:
+        if len(event.payload) > EVENT_BYTES_MAX:
+            raise EventTooLargeError(len(event.payload), EVENT_BYTES_MAX)
+
+
+def _check_text(text: str, chars_max: int, *, empty: bool = False) -> None:
+    """PostgreSQL stores neither NUL nor half a surrogate pair."""
+    if len(text) > chars_max or "\x00" in text or not (text or empty):
+        raise ValueError(f"a text of {len(text)} characters that cannot be stored")
+    if not text.isascii():
+        text.encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate.
