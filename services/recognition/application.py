@@ -5,8 +5,7 @@ from datetime import date
 from typing import Annotated, Any, Final, Protocol
 from uuid import UUID
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from services.recognition.domain import policy, star
 from services.recognition.domain.policy import StarPolicies
@@ -16,6 +15,7 @@ from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.recognition import StarPolicyAdopted
 from shared.envelope import Stream
+from shared.files import read_file
 
 STAR: Final = Aggregate("star", Stars(), star.evolve)
 STAR_POLICY: Final = Aggregate("star_policy", StarPolicies(), policy.evolve)
@@ -53,8 +53,6 @@ class Reassess(BaseModel):
 class _PolicyFile(BaseModel):
     """What a policy file says. Hours in the file, as people speak of them; minutes everywhere else."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-
     version: Annotated[str, Field(min_length=1, max_length=60)]
     effective_from: date
     thresholds_hours: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=1, max_length=policy.STARS_MAX)]
@@ -62,39 +60,11 @@ class _PolicyFile(BaseModel):
 
 def read_policy(text: str) -> StarPolicyAdopted | Refusal:
     """The policy that a file states, or a refusal that names every line that is wrong."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        said = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        return _wrong_file([(mark.line + 1 if mark else 1, getattr(error, "problem", None) or "this is not YAML")])
-    except (ValueError, RecursionError):  # A date such as 2017-02-31, a number of thousands of digits, a nest of brackets.
-        return _wrong_file([(1, "this is not YAML that can be read")])
-    try:
-        found = _PolicyFile.model_validate(said)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        return _wrong_file([(_line(root, each["loc"]), f"{'.'.join(map(str, each['loc']))}: {each['msg']}") for each in problems])
-    minutes = tuple(hours * 60 for hours in found.thresholds_hours)
-    return StarPolicyAdopted(version=found.version, effective_from=found.effective_from, thresholds_minutes=minutes)
-
-
-def _wrong_file(problems: Sequence[tuple[int, str]]) -> Refusal:
-    told = [f"line {line}: {problem}" for line, problem in sorted(problems)[:20]]
-    return Refusal("policy_file_wrong", {"line": min(line for line, _ in problems), "problems": "; ".join(told)})
-
-
-def _line(node: Any, path: Sequence[int | str]) -> int:
-    """The line of what `path` leads to, or of the last part of it that is there; the first line is 1."""
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            found = next((pair for pair in node.value if pair[0].value == step), None)
-            if found is None:
-                break
-            node = found[1] if found[1].start_mark else found[0]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-    return int(node.start_mark.line) + 1 if node is not None else 1
+    said = read_file(text, _PolicyFile, "policy_file_wrong")
+    if isinstance(said, Refusal):
+        return said
+    minutes = tuple(hours * 60 for hours in said.thresholds_hours)
+    return StarPolicyAdopted(version=said.version, effective_from=said.effective_from, thresholds_minutes=minutes)
 
 
 async def _adopt_star_policy(asked: Asked[AdoptStarPolicy], _lookups: LookUps) -> Plan[StarPolicies]:
@@ -115,22 +85,22 @@ async def _apply_for_star(asked: Asked[ApplyForStar], lookups: LookUps) -> Plan[
         volunteer_id=volunteer_id,
         wanted=asked.body.stars,
         unit_code=unit_code,
-        may_ask=_may_ask(asked.actor, volunteer_id, unit_code),
+        barred=_barred(asked.actor, volunteer_id, unit_code),
         confirmed=confirmed,
         policy=policy.in_force(await lookups.policies(), civil_date(asked.now)),
     )
     return Plan(stream, STAR, lambda stars: star.apply_for_star(stars, command))
 
 
-def _may_ask(actor: Actor, volunteer_id: UUID, unit_code: str | None) -> bool:
-    """The volunteer, the unit's admin for those without a phone (notice 七(二)), or the bureau's."""
+def _barred(actor: Actor, volunteer_id: UUID, unit_code: str | None) -> str | None:
+    """The volunteer may ask, the unit's admin for those without a phone (notice 七(二)), and the bureau's."""
     match actor.role:
         case Role.VOLUNTEER:
-            return actor.person_id == volunteer_id
+            return None if actor.person_id == volunteer_id else "not_own_record"
         case Role.UNIT_ADMIN:
-            return unit_code in {actor.unit, None}  # None: say that nobody of this id is a volunteer.
+            return None if unit_code in {actor.unit, None} else "wrong_unit"  # None: say that nobody of this id is a volunteer.
         case _:
-            return True
+            return None
 
 
 async def _reassess_stars(asked: Asked[Reassess], lookups: LookUps) -> Plan[Stars]:
@@ -158,7 +128,15 @@ APPLY_FOR_STAR: Final[UseCase[ApplyForStar, LookUps]] = UseCase(
     body=ApplyForStar,
     roles=frozenset({Role.VOLUNTEER, Role.UNIT_ADMIN, Role.BUREAU_ADMIN}),
     plan=_apply_for_star,
-    refusals=("not_for_this_volunteer", "not_a_volunteer", "no_star_policy", "star_already_held", "star_out_of_order", "hours_parked"),
+    refusals=(
+        "not_own_record",
+        "wrong_unit",
+        "not_a_volunteer",
+        "no_star_policy",
+        "star_already_held",
+        "star_out_of_order",
+        "hours_parked",
+    ),
     title_zh="申请评星",
     title_en="Apply for a star",
 )

@@ -5,9 +5,11 @@ yet; so the grant itself is reassessed too, and whichever of the two comes last 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, LiteralString
 from uuid import UUID
 
+from services.recognition import application
 from services.recognition.application import REASSESS_STARS, Reassess
 from services.recognition.domain.star import Confirmed
 from shared.application import Command
@@ -16,14 +18,17 @@ from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceT
 from shared.contracts.recognition import StarGranted, StarPolicyAdopted, StarWithdrawalReason
 from shared.contracts.registration import VolunteerRegistered
 from shared.errors import InvariantError
+from shared.migrate import MigrationSet
 from shared.postgres import Connection, Pool
+
+MIGRATIONS: Final = MigrationSet("recognition", Path(__file__).parent / "migrations")
 
 COUNTED: Final[frozenset[LedgerAccount]] = frozenset({"timed", "backEntered", "transferred"})
 """The accounts whose minutes count for a star; `over_cap` is shown and does not."""
 
 
 class LookUps:
-    """Reads schema `lookup`."""
+    """Reads schema `lookup`: the `application.LookUps` of a running service."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -86,7 +91,7 @@ async def fold_policies(connection: Connection, facts: Sequence[Fact]) -> None:
     await connection.executemany(_INSERT_POLICY, [(event.version, event.effective_from, list(event.thresholds_minutes)) for event in found])
 
 
-async def react_to_fewer_hours(fact: Fact, _lookups: LookUps, _lack_is_fact: bool) -> Sequence[Command]:
+async def react_to_fewer_hours(fact: Fact, _look_ups: application.LookUps, _lack_is_fact: bool) -> Sequence[Command]:
     """Every correction and reversal, and every grant, has the person's stars reassessed."""
     match fact.event:
         case ServiceTimeCorrected() | ServiceTimeReversed() | StarGranted() as event:

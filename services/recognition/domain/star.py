@@ -46,13 +46,13 @@ class Stars:
 class ApplyForStar:
     """申请评星. `wanted` None is the next star after those held. `unit_code` None: nobody of this id is a volunteer.
 
-    `may_ask` says whether the applicant is the volunteer, or may speak for them.
+    `barred` is the code of the refusal when who asks is neither the volunteer nor may speak for them.
     """
 
     volunteer_id: UUID
     wanted: int | None
     unit_code: str | None
-    may_ask: bool
+    barred: str | None
     confirmed: Confirmed
     policy: StarPolicyAdopted | None
 
@@ -60,8 +60,8 @@ class ApplyForStar:
 def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[Event] | Refusal:
     """Grants or declines the next star under the policy in force; the ladder is climbed one star at a time."""
     policy, confirmed = command.policy, command.confirmed
-    if not command.may_ask:
-        return Refusal("not_for_this_volunteer")
+    if command.barred is not None:
+        return Refusal(command.barred)
     if command.unit_code is None:
         return Refusal("not_a_volunteer")
     if policy is None:

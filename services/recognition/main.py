@@ -1,0 +1,26 @@
+"""Who holds whom in recognition: a table of contents."""
+
+from typing import Final
+
+from services.recognition import application, inbox, projections
+from shared.contracts import recognition
+from shared.process import Service
+
+SERVICE: Final[Service[application.LookUps]] = Service(
+    name="recognition",
+    title_zh="星级评定",
+    title_en="Recognition",
+    events=recognition.EVENTS,
+    use_cases=application.USE_CASES,
+    refusals=application.REFUSALS,
+    claims=application.CLAIMS,
+    imports=application.IMPORTS,
+    queries=projections.QUERIES,
+    projections=projections.PROJECTIONS,
+    api_sql=projections.API_SQL,
+    look_up_reader=inbox.LookUps,
+    look_ups=inbox.LOOK_UPS,
+    deadlines=inbox.deadlines,
+    reactions=inbox.REACTIONS,
+    migrations=inbox.MIGRATIONS,
+)

@@ -1,0 +1,120 @@
+"""What an admin sees of stars, read as the reader role through the same queries as the API."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from services.recognition import projections
+from services.recognition.projections import star_history, star_policies, stars
+from shared.contracts.recognition import StarDeclined, StarGranted, StarPolicyAdopted, StarWithdrawn
+from shared.http.query import Query, Views, read, read_cursor
+from shared.postgres import Pool, connect
+from tests.integration.recognition.conftest import Facts
+
+WHO, OTHER = UUID(int=11), UUID(int=12)
+FIGURES: Mapping[str, Any] = {"policy_version": "2012", "hours_position": 41}
+
+
+def granted(volunteer_id: UUID, number: int, minutes: int = 6100, unit: str = "reservoir-station") -> StarGranted:
+    return StarGranted(
+        volunteer_id=volunteer_id, unit_code=unit, stars=number, confirmed_minutes=minutes, threshold_minutes=6000 * number, **FIGURES
+    )
+
+
+def declined(volunteer_id: UUID, number: int) -> StarDeclined:
+    return StarDeclined(
+        volunteer_id=volunteer_id,
+        unit_code="reservoir-station",
+        stars=number,
+        reason="too_few_hours",
+        confirmed_minutes=10,
+        threshold_minutes=6000,
+        **FIGURES,
+    )
+
+
+def withdrawn(volunteer_id: UUID, number: int) -> StarWithdrawn:
+    return StarWithdrawn(
+        volunteer_id=volunteer_id,
+        unit_code="reservoir-station",
+        stars=number,
+        reason="hours_corrected",
+        confirmed_minutes=5990,
+        threshold_minutes=6000,
+        **FIGURES,
+    )
+
+
+async def rows(reads: Views, query: Query, limit: int = 50, **filters: Any) -> Sequence[Mapping[str, Any]]:
+    """All rows of a query, page by page, as the reader."""
+    found: list[Mapping[str, Any]] = []
+    cursor = None
+    while True:
+        page = await read(reads, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={})
+        found += page.rows
+        if page.next_cursor is None:
+            return found
+        cursor = read_cursor(query, filters, page.next_cursor)
+
+
+async def test_stars_held_come_with_what_they_rest_on(pool: Pool, reads: Views, facts: Facts) -> None:
+    async with pool.acquire() as connection:
+        await stars.fold(connection, facts(granted(WHO, 1), declined(OTHER, 1), granted(OTHER, 1, unit="bureau")))
+    held = await rows(reads, stars.QUERY)
+    assert [(row["volunteer_id"], row["stars"]) for row in held] == [(WHO, 1), (OTHER, 1)]
+    assert {name: held[0][name] for name in ("confirmed_minutes", "threshold_minutes", "policy_version", "hours_position")} == {
+        "confirmed_minutes": 6100,
+        "threshold_minutes": 6000,
+        "policy_version": "2012",
+        "hours_position": 41,
+    }
+    assert [row["volunteer_id"] for row in await rows(reads, stars.QUERY, unit="bureau")] == [OTHER]
+    assert await rows(reads, stars.QUERY, stars=2) == []
+
+
+async def test_a_star_that_was_withdrawn_is_held_no_more_in_one_batch_or_in_two(pool: Pool, reads: Views, facts: Facts) -> None:
+    async with pool.acquire() as connection:
+        await stars.fold(connection, facts(granted(WHO, 1), granted(WHO, 2), withdrawn(WHO, 2)))
+        await stars.fold(connection, facts(granted(OTHER, 1)))
+        await stars.fold(connection, facts(withdrawn(OTHER, 1), withdrawn(WHO, 1), granted(WHO, 1, minutes=7000)))
+    held = await rows(reads, stars.QUERY)
+    assert [(row["volunteer_id"], row["stars"], row["confirmed_minutes"]) for row in held] == [(WHO, 1, 7000)]
+
+
+async def test_the_history_keeps_every_decision_newest_first_over_pages(pool: Pool, reads: Views, facts: Facts) -> None:
+    async with pool.acquire() as connection:
+        await star_history.fold(connection, facts(declined(WHO, 1), granted(WHO, 1), withdrawn(WHO, 1), granted(OTHER, 1)))
+    told = await rows(reads, star_history.QUERY, limit=1)
+    assert [(row["position"], row["outcome"], row["reason"]) for row in told] == [
+        (4, "granted", None),
+        (3, "withdrawn", "hours_corrected"),
+        (2, "granted", None),
+        (1, "declined", "too_few_hours"),
+    ]
+    assert [row["position"] for row in await rows(reads, star_history.QUERY, volunteer=WHO, outcome="granted")] == [2]
+
+
+async def test_policies_are_shown_in_hours(pool: Pool, reads: Views, facts: Facts) -> None:
+    policy = StarPolicyAdopted(version="2012", effective_from=date(2017, 1, 1), thresholds_minutes=(6000, 18000, 18090))
+    async with pool.acquire() as connection:
+        await star_policies.fold(connection, facts(policy))
+    (row,) = await rows(reads, star_policies.QUERY)
+    assert (row["version"], row["effective_from"], row["thresholds_hours"]) == ("2012", date(2017, 1, 1), "100 / 300 / 301.5")
+
+
+async def test_a_row_opens_into_the_volunteers_own_stream() -> None:
+    assert [query.details for query in projections.QUERIES] == ["streams/star-{volunteer_id}/events"] * 2 + [None]
+
+
+async def test_every_column_that_admins_see_says_what_it_is(template: str) -> None:
+    connection = await connect(template, "tests")
+    try:
+        silent = await connection.fetch("""
+            SELECT attrelid::regclass::text, attname FROM pg_attribute
+            WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'api'::regnamespace) AND attnum > 0 AND NOT attisdropped
+              AND coalesce(col_description(attrelid, attnum), '') !~ ' / '
+        """)
+    finally:
+        await connection.close()
+    assert silent == []
