@@ -43,6 +43,7 @@ class CheckedIn(Event):
     at: datetime
     counts_from: datetime
     """The later of check-in and scheduled start (domain.md 1.3): an early arrival is welcome and counts from the start."""
+    slot_starts_at: datetime
     check_out_by: datetime
     """When an open pair becomes a missed check-out: the scheduled end and the policy's minutes after it."""
     recorder_id: UUID
@@ -62,6 +63,8 @@ class CheckedOut(Event):
     recorder_id: UUID
     checked_in_by: UUID
     """Who recorded the check-in. Neither recorder may approve the minutes."""
+    slot_starts_at: datetime
+    check_out_by: datetime
 
 
 class CheckOutMissed(Event):
@@ -79,6 +82,8 @@ class CheckOutMissed(Event):
     checked_in_at: datetime
     counts_from: datetime
     checked_in_by: UUID
+    slot_starts_at: datetime
+    check_out_by: datetime
 
 
 class ServiceTimeProposed(Event):
@@ -97,6 +102,10 @@ class ServiceTimeProposed(Event):
     minutes: int
     recorder_id: UUID
     checked_in_by: UUID
+    not_before: datetime
+    """No correction may reach before the scheduled start ..."""
+    not_after: datetime
+    """... nor past the instant until which a check-out was accepted."""
 
 
 class Posting(Part):

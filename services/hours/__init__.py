@@ -1,0 +1,1 @@
+"""hours: who was there when, and which minutes count."""

@@ -1,0 +1,82 @@
+"""Files that people write and a command imports: YAML, read strictly; whatever is wrong is told with its line, all of it at once."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from shared.contracts.event import Refusal
+
+PROBLEMS_MAX: Final = 20
+"""So many problems are named; mend these and try again."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_file(text: str, model: type[M], code: str) -> M | Refusal:
+    """What a file says, as `model`: no unknown or doubled key, nothing converted. Else a refusal with `code`.
+
+    Its detail has `line`, the first wrong one (from 1), and `problems`, "line 3: daily_cap_minutes: Input should be ..." for each. The
+    size of `text` is the caller's to limit.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        doubled = list(_doubled(root))
+        if doubled:
+            return _refusal(code, doubled)
+        said = loader.construct_document(root) if root is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        return _refusal(code, [(mark.line + 1 if mark else 1, error.problem or "this is not YAML")])
+    except (yaml.YAMLError, ValueError, RecursionError):  # A control character, a date such as 2017-02-31, a nest of brackets.
+        return _refusal(code, [(1, "this is not YAML that can be read")])
+    try:
+        return model.model_validate(said, strict=True, extra="forbid")
+    except (ValidationError, RecursionError) as error:
+        problems = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else []
+        told = [(_line(root, each["loc"]), ": ".join((".".join(map(str, each["loc"])) or "file", each["msg"]))) for each in problems]
+        return _refusal(code, told or [(1, "this is nested too deeply")])
+
+
+def _refusal(code: str, problems: Sequence[tuple[int, str]]) -> Refusal:
+    first = sorted(problems)[:PROBLEMS_MAX]
+    return Refusal(code, {"line": first[0][0], "problems": "; ".join(f"line {line}: {problem}" for line, problem in first)})
+
+
+def _doubled(node: Any) -> Iterator[tuple[int, str]]:
+    """Keys that stand twice in one mapping: YAML's reader would silently keep the last."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:  # An alias leads to what was looked at before.
+            continue
+        seen.add(id(each))
+        if isinstance(each, yaml.MappingNode):
+            keys = set[str]()
+            for key, value in each.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in keys:
+                        yield key.start_mark.line + 1, f"{key.value[:40]}: stands twice"
+                    keys.add(key.value)
+                waiting.append(value)
+        elif isinstance(each, yaml.SequenceNode):
+            waiting.extend(each.value)
+
+
+def _line(node: Any, path: Sequence[int | str]) -> int:
+    """The line of what `path` leads to, or of the last part of it that is there."""
+    line = 1 if node is None else node.start_mark.line + 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            key, value = next((pair for pair in node.value if pair[0].value == step), (None, None))
+            if key is None:
+                break
+            node, line = value, key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return int(line)
