@@ -91,6 +91,17 @@ class Metrics:
     )
     relay_published_total = _Declared(Counter, zh="已发布的事件", en="Events published for the first time")
     relay_republished_total = _Declared(Counter, zh="重新发布的事件", en="Events published again after a hole or a lost tail")
+    relay_fenced_total = _Declared(Counter, zh="封印时发现另有中继的次数", en="Seals that another relay was found to have made")
+    topic_findings_total = _Declared(
+        Counter,
+        ("cause",),
+        zh="主题与日志不符: hole 缺口, lost_tail 尾部丢失, changed 被改动, foreign 外来记录, jump 偏移跳变, rewritten 被重写, ahead 超前, "
+        "diverged 分叉",
+        en="What the topic has that the log has not, or the reverse: hole, lost_tail, changed, foreign, jump, rewritten, ahead, diverged",
+    )
+    log_recovering = _Declared(
+        Gauge, zh="日志是否等待 recover (1 或 0)", en="Whether the log waits for recover: Kafka holds what it does not (1 or 0)"
+    )
     producer_recreated_total = _Declared(Counter, ("cause",), zh="重建 Kafka 生产者的次数", en="Kafka producers made anew, by cause")
     worker_role_held = _Declared(
         Gauge, ("role",), zh="本进程是否担任该角色 (1 或 0)", en="Whether this process holds the worker role (1 or 0)"
