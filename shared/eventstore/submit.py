@@ -160,7 +160,7 @@ class Commands(Generic[L]):
         """Until the store finds the stream where the decision saw it. Raises StreamConflictError after `TRIES_MAX`."""
         for attempt in range(TRIES_MAX):
             if attempt:
-                await asyncio.sleep(random.expovariate(1 / (JITTER_SECONDS * 2 ** (attempt - 1))))  # noqa: S311  # Not a secret.
+                await asyncio.sleep(random.expovariate(1 / (JITTER_SECONDS * 2 ** (attempt - 1))))
             # A version that the caller names is compared with what the store holds now, never with what this process remembers.
             loaded = await self._load(plan.stream, plan.aggregate, fresh=asking.if_match is not None)
             if asking.if_match not in (None, loaded.version):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 from uuid import UUID
 
 from shared.application import Claim
@@ -54,7 +55,7 @@ class MemoryStore:
 
     def _write(self, request: AppendRequest) -> Answer:
         head, count = len(self.records), len(request.events)
-        outcome = "accepted" if request.refusal is None else "refused"
+        outcome: Literal["accepted", "refused"] = "accepted" if request.refusal is None else "refused"
         answer = Answer(request.command_id, outcome, head + min(count, 1), count, request.refusal, repeated=False)
         for index, event in enumerate(request.events):
             self.records.append(
