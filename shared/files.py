@@ -1,6 +1,6 @@
 """Files that people write and a command imports: YAML, read strictly; whatever is wrong is told with its line, all of it at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import yaml
@@ -13,9 +13,18 @@ PROBLEMS_MAX: Final = 20
 
 M = TypeVar("M", bound=BaseModel)
 
+Wrong = tuple[Sequence[int | str], str]
+"""Where in the file (keys and indexes from the top), and what is wrong there."""
 
-def read_file(text: str, model: type[M], code: str) -> M | Refusal:
+
+def _nothing(_said: object) -> Iterable[Wrong]:
+    return ()
+
+
+def read_file(text: str, model: type[M], code: str, check: Callable[[M], Iterable[Wrong]] = _nothing) -> M | Refusal:
     """What a file says, as `model`: no unknown or doubled key, nothing converted. Else a refusal with `code`.
+
+    `check` finds what no field can say alone, once every field is right: a code that is used twice.
 
     Its detail has `line`, the first wrong one (from 1), and `problems`, "line 3: daily_cap_minutes: Input should be ..." for each. The
     size of `text` is the caller's to limit.
@@ -33,11 +42,13 @@ def read_file(text: str, model: type[M], code: str) -> M | Refusal:
     except (yaml.YAMLError, ValueError, RecursionError):  # A control character, a date such as 2017-02-31, a nest of brackets.
         return _refusal(code, [(1, "this is not YAML that can be read")])
     try:
-        return model.model_validate(said, strict=True, extra="forbid")
+        file = model.model_validate(said, strict=True, extra="forbid")
     except (ValidationError, RecursionError) as error:
         problems = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else []
         told = [(_line(root, each["loc"]), ": ".join((".".join(map(str, each["loc"])) or "file", each["msg"]))) for each in problems]
         return _refusal(code, told or [(1, "this is nested too deeply")])
+    wrong = [(_line(root, path), words) for path, words in check(file)]
+    return _refusal(code, wrong) if wrong else file
 
 
 def _refusal(code: str, problems: Sequence[tuple[int, str]]) -> Refusal:

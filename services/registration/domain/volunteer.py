@@ -95,8 +95,9 @@ VolunteerCommand = RegisterVolunteer | GiveConsent | WithdrawConsent | LeaveProg
 
 @dataclass(frozen=True, slots=True)
 class Volunteer:
-    """What rules read of one person; `unit_code` is None before the registration. Nothing personal is left after an erasure."""
+    """What rules read of one person; `number` and `unit_code` are None before the registration. An erasure leaves nothing personal."""
 
+    number: str | None = None
     unit_code: str | None = None
     is_minor: bool = False
     consents: frozenset[ConsentKind] = frozenset()
@@ -130,8 +131,8 @@ def decide(volunteer: Volunteer, command: VolunteerCommand) -> Sequence[Voluntee
 
 
 def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[VolunteerEvent] | Refusal:
-    if volunteer.unit_code is not None:
-        return Refusal("volunteer_left" if volunteer.has_left else "already_registered")
+    if volunteer.number is not None and not volunteer.has_left:
+        return Refusal("already_registered")
     if not command.is_unit_known:
         return Refusal("unit_unknown", {"unit": command.unit_code})
     id_number = command.id_number.upper()
@@ -148,7 +149,7 @@ def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[Volu
     who = command.volunteer_id
     registered = VolunteerRegistered(
         volunteer_id=who,
-        number=command.number,
+        number=volunteer.number or command.number,  # Who comes back keeps the number.
         unit_code=command.unit_code,
         name=command.name,
         id_number=id_number,
@@ -177,8 +178,8 @@ def _give_consent(volunteer: Volunteer, command: GiveConsent) -> Sequence[Volunt
 def evolve(volunteer: Volunteer, event: VolunteerEvent) -> Volunteer:
     """The fold of the stream."""
     match event:
-        case VolunteerRegistered(unit_code=unit_code, is_minor=is_minor, id_number=id_number):
-            return replace(volunteer, unit_code=unit_code, is_minor=is_minor, id_number=id_number)
+        case VolunteerRegistered(number=number, unit_code=unit_code, is_minor=is_minor, id_number=id_number):
+            return Volunteer(number=number, unit_code=unit_code, is_minor=is_minor, id_number=id_number)
         case ConsentGiven(consent=consent):
             return replace(volunteer, consents=volunteer.consents | {consent})
         case ConsentWithdrawn(consent=consent):

@@ -1,0 +1,491 @@
+"""The commands of registration, as one table: who may, which stream, what must be known, and what decides."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Annotated, Any, Final, Literal, Protocol
+from uuid import UUID, uuid5
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints
+
+from services.registration.domain import activity, programme, role, volunteer
+from services.registration.domain.asker import Asker, Reach
+from services.registration.inbox import LookUps
+from services.registration.programme_file import CODE, FILE_CHARACTERS_MAX, NAMESPACE, read_programme
+from shared.application import Aggregate, Asked, Claim, Claims, Plan, Role, UseCase
+from shared.calendar import working_day_after
+from shared.clock import civil_date, civil_midnight
+from shared.contracts.event import Event, Refusal, RefusalText
+from shared.contracts.registration import (
+    ActivityPublished,
+    ConsentKind,
+    PersonalDataErased,
+    Position,
+    RoleGranted,
+    RoleWithdrawn,
+    VolunteerRegistered,
+    WithdrawalReason,
+)
+from shared.envelope import Stream
+
+Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"\S")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"\S")]
+Instant = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
+    AfterValidator(lambda instant: instant.astimezone(UTC)),
+]
+Code = Annotated[str, StringConstraints(max_length=60, pattern=CODE)]
+RoleName = Literal["bureau_admin", "unit_admin", "activity_leader", "volunteer", "kiosk", "auditor", "ops"]
+
+
+class LookUps(Protocol):
+    """What must be known before deciding; `services.registration.inbox.LookUps` reads it."""
+
+    async def is_unit_known(self, code: str) -> bool:
+        """Whether a unit of this code is registered."""
+
+    async def words(self, year: int) -> Mapping[activity.WordKind, frozenset[str]]:
+        """The codes that the programme of a year names, by kind; none when there is no programme."""
+
+    async def person(self, volunteer_id: UUID) -> activity.Person | None:
+        """What is known of a volunteer who wants a seat; None for somebody who never registered."""
+
+    async def live_enrollments(self, volunteer_id: UUID) -> Sequence[UUID]:
+        """The activities in which a person has a seat, an offer or a place on the wait-list, and that are still to be held."""
+
+
+class AdoptProgramme(BaseModel):
+    """A programme file, as text."""
+
+    file: Annotated[str, StringConstraints(min_length=1, max_length=FILE_CHARACTERS_MAX)] = Field(
+        description="the YAML file, whole; see deploy/sample/programme-2017.yaml"
+    )
+
+
+class GrantRole(BaseModel):
+    """A role for one unit."""
+
+    role: RoleName
+    unit_code: Code
+
+
+class WithdrawRole(BaseModel):
+    """The role that is no longer the person's, and why."""
+
+    role: RoleName
+    unit_code: Code
+    reason: Line
+
+
+class RegisterVolunteer(BaseModel):
+    """Who registers. A volunteer registers themself; an admin of the unit may do it for them, on their consent."""
+
+    volunteer_id: UUID | None = Field(default=None, description="by proxy: the person's id where they have one already")
+    unit_code: Code
+    name: Name
+    id_number: Annotated[str, StringConstraints(min_length=18, max_length=18)] = Field(description="resident's ID number, GB 11643")
+    phone: Annotated[str, StringConstraints(max_length=20)] | None = None
+    skills: Annotated[tuple[Line, ...], Field(max_length=20)] = ()
+    consents: Annotated[tuple[ConsentKind, ...], Field(max_length=2)] = Field(description="`register` is needed, `be_named` is separate")
+    consent_text_version: Line
+    guardian_name: Name | None = Field(default=None, description="the guardian who agreed, for a person under 18")
+
+
+class GiveConsent(BaseModel):
+    """One thing that the person agrees to; for a minor the guardian is named."""
+
+    consent: ConsentKind
+    text_version: Line
+    guardian_name: Name | None = None
+
+
+class WithdrawConsent(BaseModel):
+    """One thing that the person no longer agrees to."""
+
+    consent: ConsentKind
+
+
+class Nothing(BaseModel):
+    """A command that says all in its address."""
+
+
+class PositionAsked(BaseModel):
+    """A position of an activity and how many it needs."""
+
+    code: Code
+    name: Line
+    capacity: int = Field(ge=1, le=10_000)
+    duties: Annotated[str, StringConstraints(max_length=2000)] = ""
+
+
+class PublishActivity(BaseModel):
+    """A complete plan: time, place, positions, risk (notice 七(一))."""
+
+    unit_code: Code
+    title: Line
+    carrier: Code = Field(description="a carrier of the programme of the year in which it starts")
+    target_group: Code | None = None
+    occasion: Code | None = None
+    place: Line
+    starts_at: Instant
+    ends_at: Instant
+    positions: Annotated[tuple[PositionAsked, ...], Field(min_length=1, max_length=50)]
+    wait_list_max: int = Field(default=20, ge=0, le=10_000)
+    risk_note: Annotated[str, StringConstraints(max_length=2000)] = ""
+    has_risk: bool = False
+    insurance: Line | None = None
+
+
+class ChangeCapacity(BaseModel):
+    """Another number of seats for one position."""
+
+    position: Code
+    capacity: int = Field(ge=0, le=10_000)
+
+
+class HoldActivity(BaseModel):
+    """What came of it (notice 七(二))."""
+
+    result: Text
+
+
+class CancelActivity(BaseModel):
+    """Why it will not take place."""
+
+    reason: Text
+
+
+class Enroll(BaseModel):
+    """Who wants to serve where."""
+
+    volunteer_id: UUID
+    position: Code
+    override_reason: Line | None = Field(default=None, description="a coordinator's reason to allow overlapping times")
+
+
+class AcceptOffer(BaseModel):
+    """Takes the seat on offer."""
+
+    override_reason: Line | None = Field(default=None, description="a coordinator's reason to allow overlapping times")
+
+
+class WithdrawEnrollment(BaseModel):
+    """Gives up a seat, an offer or a place on the wait-list."""
+
+    reason: WithdrawalReason = "volunteer_withdrew"
+
+
+class ExpireOffer(BaseModel):
+    """Whose offer is due to lapse."""
+
+    volunteer_id: UUID
+
+
+PROGRAMME: Final = Aggregate("programme", programme.Programmes(), programme.evolve)
+ROLE: Final = Aggregate("role", role.Roles(), role.evolve)
+VOLUNTEER: Final = Aggregate("volunteer", volunteer.Volunteer(), volunteer.evolve)
+ACTIVITY: Final[Aggregate[activity.Activity | None]] = Aggregate("activity", None, activity.evolve)
+
+PROGRAMME_STREAM: Final = Stream("programme", uuid5(NAMESPACE, "programme"))
+
+_REACH: Final[Mapping[Role, Reach]] = {Role.BUREAU_ADMIN: "bureau", Role.SYSTEM: "bureau", Role.VOLUNTEER: "own"}
+
+
+def asker_of(asked: Asked[Any]) -> Asker:
+    """Who asks, as rules read it; a role that is not named reaches its unit."""
+    return Asker(asked.actor.person_id, asked.actor.unit, _REACH.get(asked.actor.role, "unit"))
+
+
+def volunteer_number(command_id: UUID) -> str:
+    """A public number, drawn from the command and not from the person, so that a new attempt draws another one if it is taken."""
+    return f"V{int.from_bytes(sha256(command_id.bytes).digest()) % 10**12:012d}"
+
+
+def reply_by(now: datetime) -> datetime:
+    """Until when an offer made at `now` may stand: the end of the bureau's next working day."""
+    return civil_midnight(working_day_after(civil_date(now), 1) + timedelta(days=1))
+
+
+async def _adopt_programme(asked: Asked[AdoptProgramme], _lookups: LookUps) -> Plan[programme.Programmes]:
+    command = await asyncio.to_thread(read_programme, asked.body.file)  # A large file takes a while; others are served meanwhile.
+    if isinstance(command, Refusal):
+        return Plan(PROGRAMME_STREAM, PROGRAMME, lambda _: command)
+    return Plan(PROGRAMME_STREAM, PROGRAMME, lambda state: programme.decide(state, command))
+
+
+async def _grant_role(asked: Asked[GrantRole], lookups: LookUps) -> Plan[role.Roles]:
+    person_id, body = asked.ids["person_id"], asked.body
+    is_unit_known = await lookups.is_unit_known(body.unit_code)
+    fact = RoleGranted(person_id=person_id, role=body.role, unit_code=body.unit_code)
+
+    def decide(roles: role.Roles) -> Sequence[Event] | Refusal:
+        return role.grant(roles, fact) if is_unit_known else Refusal("unit_unknown", {"unit": body.unit_code})
+
+    return Plan(Stream("role", person_id), ROLE, decide)
+
+
+async def _withdraw_role(asked: Asked[WithdrawRole], _lookups: LookUps) -> Plan[role.Roles]:
+    person_id, body = asked.ids["person_id"], asked.body
+    fact = RoleWithdrawn(person_id=person_id, role=body.role, unit_code=body.unit_code, reason=body.reason)
+    return Plan(Stream("role", person_id), ROLE, lambda roles: role.withdraw(roles, fact))
+
+
+def _on_volunteer(volunteer_id: UUID, command: volunteer.VolunteerCommand) -> Plan[volunteer.Volunteer]:
+    return Plan(Stream("volunteer", volunteer_id), VOLUNTEER, lambda state: volunteer.decide(state, command))
+
+
+async def _register_volunteer(asked: Asked[RegisterVolunteer], lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    body, asker = asked.body, asker_of(asked)
+    own = asked.actor.person_id if asker.reach == "own" else uuid5(asked.command_id, "volunteer")
+    volunteer_id = body.volunteer_id or own
+    command = volunteer.RegisterVolunteer(
+        volunteer_id=volunteer_id,
+        asker=asker,
+        number=volunteer_number(asked.command_id),
+        unit_code=body.unit_code,
+        is_unit_known=await lookups.is_unit_known(body.unit_code),
+        name=body.name,
+        id_number=body.id_number,
+        phone=body.phone,
+        skills=body.skills,
+        consents=frozenset(body.consents),
+        text_version=body.consent_text_version,
+        guardian_name=body.guardian_name,
+        today=civil_date(asked.now),
+    )
+    return _on_volunteer(volunteer_id, command)
+
+
+async def _give_consent(asked: Asked[GiveConsent], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    volunteer_id, body = asked.ids["volunteer_id"], asked.body
+    command = volunteer.GiveConsent(volunteer_id, asker_of(asked), body.consent, body.text_version, body.guardian_name)
+    return _on_volunteer(volunteer_id, command)
+
+
+async def _withdraw_consent(asked: Asked[WithdrawConsent], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    volunteer_id = asked.ids["volunteer_id"]
+    return _on_volunteer(volunteer_id, volunteer.WithdrawConsent(volunteer_id, asker_of(asked), asked.body.consent))
+
+
+async def _leave_programme(asked: Asked[Nothing], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    volunteer_id = asked.ids["volunteer_id"]
+    return _on_volunteer(volunteer_id, volunteer.LeaveProgramme(volunteer_id, asker_of(asked)))
+
+
+async def _erase_personal_data(asked: Asked[Nothing], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    volunteer_id = asked.ids["volunteer_id"]
+    return _on_volunteer(volunteer_id, volunteer.ErasePersonalData(volunteer_id, asker_of(asked)))
+
+
+def _on_activity(activity_id: UUID, command: activity.ActivityCommand, *, keep_answer: bool = True) -> Plan[activity.Activity | None]:
+    return Plan(Stream("activity", activity_id), ACTIVITY, lambda state: activity.decide(state, command), keep_answer)
+
+
+async def _publish_activity(asked: Asked[PublishActivity], lookups: LookUps) -> Plan[activity.Activity | None]:
+    body, activity_id = asked.body, uuid5(asked.command_id, "activity")
+    positions = tuple(Position(code=each.code, name=each.name, capacity=each.capacity, duties=each.duties) for each in body.positions)
+    published = ActivityPublished(
+        activity_id=activity_id,
+        unit_code=body.unit_code,
+        title=body.title,
+        carrier=body.carrier,
+        target_group=body.target_group,
+        occasion=body.occasion,
+        place=body.place,
+        starts_at=body.starts_at,
+        ends_at=body.ends_at,
+        positions=positions,
+        wait_list_max=body.wait_list_max,
+        risk_note=body.risk_note,
+        has_risk=body.has_risk,
+        insurance=body.insurance,
+    )
+    command = activity.PublishActivity(
+        activity=published,
+        asker=asker_of(asked),
+        now=asked.now,
+        is_unit_known=await lookups.is_unit_known(body.unit_code),
+        words=await lookups.words(civil_date(body.starts_at).year),
+    )
+    return _on_activity(activity_id, command)
+
+
+async def _change_capacity(asked: Asked[ChangeCapacity], _lookups: LookUps) -> Plan[activity.Activity | None]:
+    body = asked.body
+    command = activity.ChangeCapacity(body.position, body.capacity, asker_of(asked), asked.now, reply_by(asked.now))
+    return _on_activity(asked.ids["activity_id"], command)
+
+
+async def _hold_activity(asked: Asked[HoldActivity], _lookups: LookUps) -> Plan[activity.Activity | None]:
+    return _on_activity(asked.ids["activity_id"], activity.HoldActivity(asked.body.result, asker_of(asked), asked.now))
+
+
+async def _cancel_activity(asked: Asked[CancelActivity], _lookups: LookUps) -> Plan[activity.Activity | None]:
+    return _on_activity(asked.ids["activity_id"], activity.CancelActivity(asked.body.reason, asker_of(asked)))
+
+
+async def _enroll(asked: Asked[Enroll], lookups: LookUps) -> Plan[activity.Activity | None]:
+    body = asked.body
+    person = await lookups.person(body.volunteer_id)
+    command = activity.Enroll(body.volunteer_id, person, body.position, body.override_reason, asker_of(asked), asked.now)
+    return _on_activity(asked.ids["activity_id"], command)
+
+
+async def _accept_offer(asked: Asked[AcceptOffer], lookups: LookUps) -> Plan[activity.Activity | None]:
+    volunteer_id = asked.ids["volunteer_id"]
+    person = await lookups.person(volunteer_id)
+    command = activity.AcceptOffer(volunteer_id, person, asked.body.override_reason, asker_of(asked), asked.now)
+    return _on_activity(asked.ids["activity_id"], command)
+
+
+async def _withdraw_enrollment(asked: Asked[WithdrawEnrollment], lookups: LookUps) -> Plan[activity.Activity | None]:
+    volunteer_id = asked.ids["volunteer_id"]
+    person = await lookups.person(volunteer_id)
+    command = activity.WithdrawEnrollment(volunteer_id, person, asked.body.reason, asker_of(asked), asked.now, reply_by(asked.now))
+    return _on_activity(asked.ids["activity_id"], command)
+
+
+async def _expire_offer(asked: Asked[ExpireOffer], _lookups: LookUps) -> Plan[activity.Activity | None]:
+    command = activity.ExpireOffer(asked.body.volunteer_id, asked.now, reply_by(asked.now))
+    return _on_activity(asked.ids["activity_id"], command, keep_answer=False)  # "Not due" is never kept as an answer (D10).
+
+
+_BUREAU: Final = frozenset({Role.BUREAU_ADMIN})
+_ORGANISERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN})
+_LEADERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.ACTIVITY_LEADER})
+_PERSONS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.VOLUNTEER})
+_SYSTEM: Final = frozenset({Role.SYSTEM})
+
+_RECORD: Final = ("volunteer_unknown", "not_own_record", "wrong_unit", "person_erased")
+_SEATS: Final = ("activity_unknown", "activity_cancelled", "activity_over", "activity_started", "wrong_unit")
+_PERSON: Final = ("volunteer_unknown", "not_own_record", "person_erased", "volunteer_left", "no_consent", "minor_in_risk_activity")
+_CLASH: Final = ("time_clash", "override_not_allowed")
+
+
+WITHDRAW_ENROLLMENT: Final[UseCase[WithdrawEnrollment, LookUps]] = UseCase(
+    "withdraw_enrollment", "/activities/{activity_id}/enrollments/{volunteer_id}/withdraw", WithdrawEnrollment,
+    _PERSONS | _SYSTEM, _withdraw_enrollment, (*_SEATS, "volunteer_unknown", "not_own_record", "not_enrolled"),
+    "取消报名", "Withdraw an enrolment",
+)  # fmt: skip
+
+EXPIRE_OFFER: Final[UseCase[ExpireOffer, LookUps]] = UseCase(
+    "expire_offer", None, ExpireOffer, _SYSTEM, _expire_offer, ("activity_unknown",), "递补到期", "Let an offer lapse"
+)
+
+USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
+    UseCase(
+        "adopt_programme", "/programmes", AdoptProgramme, _BUREAU, _adopt_programme,
+        ("programme_file_invalid", "programme_already_adopted", "unit_already_registered"),
+        "制定年度活动方案", "Adopt a year's programme and its units from a file",
+    ),
+    UseCase("grant_role", "/people/{person_id}/roles", GrantRole, _BUREAU, _grant_role, ("unit_unknown",), "授权", "Grant a role"),
+    UseCase("withdraw_role", "/people/{person_id}/roles/withdraw", WithdrawRole, _BUREAU, _withdraw_role, (), "撤权", "Withdraw a role"),
+    UseCase(
+        "register_volunteer", "/volunteers", RegisterVolunteer, _PERSONS, _register_volunteer,
+        (*_RECORD, "already_registered", "unit_unknown", "id_number_invalid", "phone_invalid", "no_consent",
+         "id_number_taken", "volunteer_number_taken"),
+        "志愿者注册", "Register a volunteer, by consent",
+    ),
+    UseCase(
+        "give_consent", "/volunteers/{volunteer_id}/consents", GiveConsent, _PERSONS, _give_consent,
+        (*_RECORD, "volunteer_left", "no_consent"), "同意", "Give a consent",
+    ),
+    UseCase(
+        "withdraw_consent", "/volunteers/{volunteer_id}/consents/withdraw", WithdrawConsent, _PERSONS, _withdraw_consent,
+        _RECORD, "撤回同意", "Withdraw a consent",
+    ),
+    UseCase("leave_programme", "/volunteers/{volunteer_id}/leave", Nothing, _PERSONS, _leave_programme, _RECORD, "退出", "Leave"),
+    UseCase(
+        "erase_personal_data", "/volunteers/{volunteer_id}/erase", Nothing, _PERSONS, _erase_personal_data,
+        _RECORD, "删除个人信息", "Erase personal data",
+    ),
+    UseCase(
+        "publish_activity", "/activities", PublishActivity, _ORGANISERS, _publish_activity,
+        ("wrong_unit", "unit_unknown", "end_before_start", "activity_too_long", "start_in_past", "programme_word_unknown",
+         "position_doubled", "insurance_missing"),
+        "发布活动", "Publish an activity",
+    ),
+    UseCase(
+        "change_capacity", "/activities/{activity_id}/capacity", ChangeCapacity, _ORGANISERS, _change_capacity,
+        (*_SEATS, "position_unknown", "capacity_below_seats_given"), "调整名额", "Change a position's seats",
+    ),
+    UseCase(
+        "hold_activity", "/activities/{activity_id}/hold", HoldActivity, _LEADERS, _hold_activity,
+        ("activity_unknown", "activity_cancelled", "activity_over", "activity_not_started", "wrong_unit"),
+        "登记已举办", "Record that an activity was held",
+    ),
+    UseCase(
+        "cancel_activity", "/activities/{activity_id}/cancel", CancelActivity, _ORGANISERS, _cancel_activity,
+        ("activity_unknown", "activity_cancelled", "activity_over", "wrong_unit"), "取消活动", "Cancel an activity",
+    ),
+    UseCase(
+        "enroll", "/activities/{activity_id}/enrollments", Enroll, _PERSONS, _enroll,
+        (*_SEATS, *_PERSON, *_CLASH, "position_unknown", "already_enrolled", "activity_full"), "报名", "Enrol",
+    ),
+    UseCase(
+        "accept_offer", "/activities/{activity_id}/enrollments/{volunteer_id}/accept", AcceptOffer, _PERSONS, _accept_offer,
+        (*_SEATS, *_PERSON, *_CLASH, "no_offer", "offer_expired"), "确认递补", "Accept an offered seat",
+    ),
+    WITHDRAW_ENROLLMENT,
+    EXPIRE_OFFER,
+)  # fmt: skip
+
+
+REFUSALS: Final[Mapping[str, RefusalText]] = {
+    "programme_file_invalid": RefusalText(422, "方案文件有错误, 未导入任何内容", "The programme file has errors; nothing was imported"),
+    "programme_already_adopted": RefusalText(409, "该年度方案已制定, 内容不同", "The year's programme was adopted with another content"),
+    "unit_already_registered": RefusalText(409, "该单位已登记, 内容不同", "The unit was registered with another content"),
+    "unit_unknown": RefusalText(422, "没有此单位", "There is no such unit"),
+    "wrong_unit": RefusalText(403, "只能办理本单位的事项", "The token's unit is not the one that this belongs to"),
+    "not_own_record": RefusalText(403, "只能办理本人的事项", "A volunteer acts for themself only"),
+    "volunteer_unknown": RefusalText(404, "没有此志愿者", "There is no such volunteer"),
+    "volunteer_left": RefusalText(409, "该志愿者已退出", "The volunteer has left the programme"),
+    "person_erased": RefusalText(410, "该人的个人信息已删除", "The person's data was erased"),
+    "already_registered": RefusalText(409, "已注册为志愿者", "The person is a volunteer already"),
+    "id_number_invalid": RefusalText(422, "身份证号不正确", "The ID number is not one: its date or check digit is wrong"),
+    "id_number_taken": RefusalText(409, "该身份证号已注册", "Somebody is registered with this ID number"),
+    "volunteer_number_taken": RefusalText(409, "编号已被占用, 请换一个 Idempotency-Key 重试", "The number drawn is taken; try under a new key"),
+    "phone_invalid": RefusalText(422, "电话号码格式不对", "The phone number has another form than a mobile or landline of the mainland"),
+    "no_consent": RefusalText(422, "缺少本人或监护人的同意", "The person, or a minor's guardian, has not consented"),
+    "end_before_start": RefusalText(422, "结束时间须晚于开始时间", "The activity ends before it starts"),
+    "activity_too_long": RefusalText(422, "一次活动不得超过一天", "One activity lasts a day at most"),
+    "start_in_past": RefusalText(422, "只能发布尚未举办的活动", "Only activities that are still to come can be published"),
+    "programme_word_unknown": RefusalText(422, "该年度方案中没有此代码", "The programme of that year does not name this code"),
+    "position_doubled": RefusalText(422, "岗位代码重复", "Two positions have the same code"),
+    "insurance_missing": RefusalText(422, "有风险的活动须先办理保险", "An activity with risks needs insurance first"),
+    "activity_unknown": RefusalText(404, "没有此活动", "There is no such activity"),
+    "activity_cancelled": RefusalText(409, "活动已取消", "The activity is cancelled"),
+    "activity_not_started": RefusalText(409, "活动尚未开始", "The activity has not started"),
+    "activity_started": RefusalText(409, "活动已开始", "The activity has started"),
+    "activity_over": RefusalText(409, "活动已结束", "The activity is over"),
+    "position_unknown": RefusalText(422, "活动中没有此岗位", "The activity has no such position"),
+    "capacity_below_seats_given": RefusalText(409, "名额不能少于已录用和已通知的人数", "Fewer seats than are taken or on offer"),
+    "minor_in_risk_activity": RefusalText(409, "未成年人不得参加有风险的活动", "Minors do not serve in activities with risks"),
+    "time_clash": RefusalText(409, "与已录用的其他活动时间冲突", "The person has a seat in another activity at that time"),
+    "override_not_allowed": RefusalText(403, "时间冲突只能由管理人员特批", "Only a coordinator overrides a clash"),
+    "already_enrolled": RefusalText(409, "已报名此活动", "The person is enrolled in this activity already"),
+    "activity_full": RefusalText(409, "名额和候补均已满", "Seats and wait-list are full"),
+    "not_enrolled": RefusalText(409, "未报名此活动", "The person is not enrolled in this activity"),
+    "no_offer": RefusalText(409, "没有待确认的递补", "No seat is on offer to this person"),
+    "offer_expired": RefusalText(409, "递补已失效", "The offer has expired"),
+}  # fmt: skip
+
+
+def _claims_of(event: Event, blind: Callable[[str, str], str]) -> tuple[Sequence[Claim], Sequence[Claim]]:
+    match event:
+        case VolunteerRegistered(number=number, id_number=id_number):
+            claims = [Claim("volunteer_number", number)]
+            return [*claims, Claim("id_number", blind("id_number", id_number))] if id_number else claims, []
+        case PersonalDataErased(id_number=str(id_number)):
+            return [], [Claim("id_number", blind("id_number", id_number))]
+        case _:
+            return [], []
+
+
+CLAIMS: Final = Claims(_claims_of, {"id_number": "id_number_taken", "volunteer_number": "volunteer_number_taken"})
+"""One registration per ID number, until it is erased; a public number is never given twice."""
+
+IMPORTS: Final = frozenset({"adopt_programme"})
