@@ -11,7 +11,6 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringCons
 
 from services.registration.domain import activity, programme, role, volunteer
 from services.registration.domain.asker import Asker, Reach
-from services.registration.inbox import LookUps
 from services.registration.programme_file import CODE, FILE_CHARACTERS_MAX, NAMESPACE, read_programme
 from shared.application import Aggregate, Asked, Claim, Claims, Plan, Role, UseCase
 from shared.calendar import working_day_after
@@ -447,7 +446,7 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "already_registered": RefusalText(409, "已注册为志愿者", "The person is a volunteer already"),
     "id_number_invalid": RefusalText(422, "身份证号不正确", "The ID number is not one: its date or check digit is wrong"),
     "id_number_taken": RefusalText(409, "该身份证号已注册", "Somebody is registered with this ID number"),
-    "volunteer_number_taken": RefusalText(409, "编号已被占用, 请换一个 Idempotency-Key 重试", "The number drawn is taken; try under a new key"),
+    "volunteer_number_taken": RefusalText(409, "编号已被占用, 请换 Idempotency-Key 重试", "The number drawn is taken; use a new key"),
     "phone_invalid": RefusalText(422, "电话号码格式不对", "The phone number has another form than a mobile or landline of the mainland"),
     "no_consent": RefusalText(422, "缺少本人或监护人的同意", "The person, or a minor's guardian, has not consented"),
     "end_before_start": RefusalText(422, "结束时间须晚于开始时间", "The activity ends before it starts"),
