@@ -1,0 +1,50 @@
+"""The gauges of all consumers of a service, from its database: every worker shows the same, whoever holds the roles."""
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Final
+
+from shared.metrics import Metrics
+from shared.postgres import Pool
+
+
+async def refresh(pool: Pool, metrics: Metrics, now: datetime, reacting: Collection[str] = ()) -> None:
+    """Sets positions, lag (against what the source's log says of itself, not the consumer group), parked keys and due deadlines.
+
+    `now` is the service's clock, `reacting` the source logs that have reactions. Call it every second or two. Raises what the database raises.
+    """
+    positions, parked = await pool.fetch(_POSITIONS, list(reacting)), await pool.fetch(_PARKED)
+    due = await pool.fetchval("SELECT count(*) FROM consumer.deadline WHERE due_at <= $1", now)
+    for row in positions:
+        labels = (row["consumer"], row["log"])
+        metrics.consumer_last_applied_position.labels(*labels).set(row["applied"])
+        if row["ce_time"] is not None:
+            metrics.consumer_last_applied_timestamp_seconds.labels(*labels).set(row["ce_time"].timestamp())
+        if row["head"] is None:
+            continue
+        metrics.consumer_lag_events.labels(*labels).set(max(row["head"] - row["applied"], 0))
+        if row["applied"] >= row["head"]:
+            metrics.consumer_heartbeat_timestamp_seconds.labels(*labels).set(row["said_at"].timestamp())
+    for gauge in (metrics.parked_keys, metrics.parked_messages, metrics.parked_oldest_timestamp_seconds):
+        gauge.clear()
+    for row in parked:
+        metrics.parked_keys.labels(row["consumer"], row["reason"]).set(row["keys"])
+        metrics.parked_messages.labels(row["consumer"], row["reason"]).set(row["events"])
+        metrics.parked_oldest_timestamp_seconds.labels(row["consumer"], row["reason"]).set(row["first_at"].timestamp())
+    metrics.deadlines_due.set(due)
+
+
+_POSITIONS: Final = """
+    WITH place AS (
+        SELECT consumer, log, applied, ce_time FROM consumer.position
+        UNION ALL SELECT 'reactions', log, reacted, NULL FROM consumer.position WHERE consumer = 'inbox' AND log = ANY($1::text[])
+    )
+    SELECT place.consumer, place.log, place.applied, place.ce_time, head.head, head.said_at
+    FROM place LEFT JOIN consumer.head AS head USING (log)
+"""
+_PARKED: Final = """
+    SELECT parked.consumer, coalesce(blocked.reason, parked.error_class) AS reason, count(DISTINCT (parked.log, parked.key)) AS keys,
+           count(*) AS events, min(parked.first_at) AS first_at
+    FROM consumer.parked AS parked LEFT JOIN consumer.blocked AS blocked USING (consumer, log, stage, key)
+    GROUP BY 1, 2
+"""

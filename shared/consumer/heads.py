@@ -1,0 +1,81 @@
+"""What each source log says of itself: every worker reads the `heads` topics into `consumer.head` (architecture, section 7)."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared import logs
+from shared.consumer.shell import RETRY_SECONDS_MAX, StoppedError, insist, wait
+from shared.metrics import Metrics
+from shared.postgres import Pool
+
+START_SECONDS_MAX: Final = 20.0
+CLOSE_SECONDS_MAX: Final = 5.0
+_POLL_MILLISECONDS: Final = 500
+
+_log = logs.logger()
+
+
+class HeadSaid(BaseModel):
+    """A record of a `heads` topic: where the log stands, by its own word."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    log_id: UUID
+    head: int
+    sealed: int
+    published: int
+    chain_hash: str
+    time: datetime
+
+
+async def run(pool: Pool, servers: str, topic_prefix: str, sources: Sequence[str], stop: asyncio.Event, metrics: Metrics) -> None:
+    """Follows the heads of `sources` until `stop`. Kafka and the database may be away; what cannot be read is passed over."""
+    places = {TopicPartition(f"{topic_prefix}{source}.heads", 0): source for source in sources}
+    pause = 0.2
+    while not stop.is_set():
+        consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest")
+        consumer.assign(list(places))
+        try:
+            await asyncio.wait_for(consumer.start(), START_SECONDS_MAX)
+            pause = 0.2
+            while not stop.is_set():
+                for place, records in (await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)).items():
+                    await insist(lambda s=places[place], r=records: keep(pool, s, r), stop, metrics, "heads")  # type: ignore[misc]
+        except StoppedError:
+            return
+        except (KafkaError, OSError, TimeoutError) as error:
+            _log.warning("kafka_is_away", consumer="heads", exc_info=error)
+        finally:
+            with suppress(KafkaError, OSError, TimeoutError):
+                await asyncio.wait_for(consumer.stop(), CLOSE_SECONDS_MAX)
+        await wait(stop, pause)
+        pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+
+async def keep(pool: Pool, source: str, records: Sequence[Any]) -> None:
+    """Keeps the newest of `records` that can be read."""
+    for record in reversed(records):
+        try:
+            said = HeadSaid.model_validate_json(record.value or b"")
+            chain_hash = bytes.fromhex(said.chain_hash)
+        except (ValidationError, ValueError) as error:
+            _log.warning("head_not_readable", source=source, exc_info=error)
+            continue
+        await pool.execute(_KEEP, source, said.log_id, said.head, said.sealed, said.published, chain_hash, said.time)
+        return
+
+
+_KEEP: Final = """
+    INSERT INTO consumer.head (log, log_id, head, sealed, published, chain_hash, said_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+    ON CONFLICT (log) DO UPDATE SET log_id = excluded.log_id, head = excluded.head, sealed = excluded.sealed,
+        published = excluded.published, chain_hash = excluded.chain_hash, said_at = excluded.said_at, seen_at = clock_timestamp()
+    WHERE consumer.head.said_at <= excluded.said_at
+"""

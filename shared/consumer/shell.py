@@ -1,0 +1,247 @@
+"""The thin shell between Kafka and whoever reads a log: a FastStream batch subscriber on one fixed partition (D7, stack.md 1).
+
+Positions in Postgres are what counts; Kafka's offsets only say where to begin looking, and what lag tools show.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar
+
+from aiokafka import ConsumerRecord
+from aiokafka import TopicPartition as Place
+from aiokafka.errors import KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, TopicPartition
+from faststream.kafka.message import KafkaMessage
+
+from shared import logs
+from shared.consumer.apply import BreakerError, FencedError
+from shared.errors import LeifengError, NewerVersionError
+from shared.metrics import Metrics
+
+RECORDS_MAX: Final = 500
+POLL_MILLISECONDS: Final = 20
+COMMIT_SECONDS_MAX: Final = 5.0
+CONNECT_SECONDS_MAX: Final = 20.0
+CLOSE_SECONDS_MAX: Final = 8.0
+GRACE_SECONDS: Final = 5.0
+"""A batch under way at the end of the role may finish; what is cut off is rolled back and read again."""
+RETRY_SECONDS_MAX: Final = 5.0
+
+FINAL: Final = (FencedError, BreakerError, NewerVersionError)
+"""What trying again does not cure: the role is given up."""
+
+T = TypeVar("T")
+_log = logs.logger()
+_quiet = logging.getLogger("faststream")
+
+
+class StoppedError(LeifengError):
+    """The role ended while something was being tried again."""
+
+
+class Reader(Protocol):
+    """Whoever reads a log through the shell: a Consumer's look-ups and views, or a service's reactions."""
+
+    @property
+    def name(self) -> str:
+        """For logs and metrics: `views`, `inbox`, `reactions`, `withdrawals`."""
+
+    async def begin(self) -> int:
+        """Loads the position; the Kafka offset to begin at."""
+
+    async def take(self, messages: Sequence[Any]) -> bool | None:
+        """Takes what comes next; whether a gap is open at the end, None when these messages say nothing of it."""
+
+    @property
+    def position(self) -> int:
+        """The position reached."""
+
+    @property
+    def offset(self) -> int:
+        """The Kafka offset after it."""
+
+
+async def insist(
+    step: Callable[[], Awaitable[T]], stop: asyncio.Event, metrics: Metrics, cause: str, final: tuple[type[Exception], ...] = FINAL
+) -> T:
+    """Does `step`, again and again with growing pauses until it succeeds. Raises what is `final`, and StoppedError once `stop` is set."""
+    pause = 0.02
+    while True:
+        try:
+            return await step()
+        except final:
+            raise
+        except Exception as error:
+            if stop.is_set():
+                raise StoppedError from error
+            metrics.retries_total.labels(cause).inc()
+            _log.warning("trying_again", cause=cause, exc_info=error)
+        await wait(stop, pause * random.uniform(0.5, 1.0))  # noqa: S311
+        pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+
+async def wait(stop: asyncio.Event, seconds: float) -> bool:
+    """Waits for `stop`, at most `seconds`; whether it is set."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    return stop.is_set()
+
+
+async def together(*work: Coroutine[Any, Any, None]) -> None:
+    """Runs all; the first that raises ends the others, and is what is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in work:
+                group.create_task(each)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def as_they_came(messages: tuple[ConsumerRecord, ...]) -> KafkaMessage:
+    """The parser: it looks at nothing, so no header can lose a batch (FastStream's own decodes headers before the handler: F4)."""
+    return KafkaMessage(raw_message=messages, body=b"", consumer=_NOBODY)
+
+
+async def undecoded(message: KafkaMessage) -> Any:
+    """The decoder: the records themselves."""
+    return message.raw_message
+
+
+class _Nobody:
+    """In a message's place for a consumer: nothing is acknowledged through messages."""
+
+    async def commit(self) -> None:
+        return
+
+    def seek(self, partition: Any, offset: int) -> None:  # noqa: ARG002
+        return
+
+
+_NOBODY: Final = _Nobody()
+
+
+class Subscription:
+    """One reader on one topic. `run` keeps it connected until `stop`; Kafka may be away at any time."""
+
+    def __init__(self, reader: Reader, servers: str, topic: str, group_id: str, stop: asyncio.Event, metrics: Metrics) -> None:
+        self._reader = reader
+        self._servers = servers
+        self._place = Place(topic, 0)
+        self._group_id = group_id
+        self._stop = stop
+        self._metrics = metrics
+        self._consumer: Any = None
+        self._failed: asyncio.Future[Any]
+        self._read_to = 0
+        self._gap = False
+        self._reread_for: int | None = None
+
+    async def run(self) -> None:
+        """Returns on stop. Raises FencedError, BreakerError, NewerVersionError."""
+        pause = 0.2
+        while not self._stop.is_set():
+            try:
+                await self._connected()
+            except StoppedError:
+                return
+            except (KafkaError, OSError, TimeoutError) as error:
+                _log.warning("kafka_is_away", consumer=self._reader.name, topic=self._place.topic, exc_info=error)
+            await wait(self._stop, pause)
+            pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+    async def _connected(self) -> None:
+        offset = await insist(self._reader.begin, self._stop, self._metrics, "begin")
+        self._failed = asyncio.get_running_loop().create_future()
+        broker = KafkaBroker(
+            self._servers,
+            client_id=self._group_id,
+            consumer_only=True,
+            allow_auto_create_topics=False,
+            ack_policy=AckPolicy.MANUAL,
+            apply_types=False,
+            graceful_timeout=GRACE_SECONDS,
+            logger=_quiet,
+            log_level=logging.DEBUG,
+        )
+        subscriber = broker.subscriber(
+            partitions=[TopicPartition(self._place.topic, 0, declare=False)],
+            group_id=self._group_id,
+            batch=True,
+            max_records=RECORDS_MAX,
+            batch_timeout_ms=POLL_MILLISECONDS,
+            auto_offset_reset="earliest",
+            no_reply=True,
+            parser=as_they_came,
+            decoder=undecoded,
+        )
+        subscriber(self._handle)
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        try:
+            starting = asyncio.ensure_future(broker.start())
+            await asyncio.wait({starting, stopped}, timeout=CONNECT_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                with suppress(asyncio.CancelledError):
+                    await starting
+                if self._stop.is_set():
+                    return
+                raise TimeoutError("Kafka did not answer")
+            starting.result()
+            self._consumer = subscriber.consumer
+            # No await since start(): the loop that reads has not turned yet. Were it otherwise, positions would still fence.
+            self._consumer.seek(self._place, offset)
+            self._read_to, self._gap = offset, False
+            await asyncio.wait([stopped, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
+        finally:
+            stopped.cancel()
+            self._consumer = None
+            with suppress(KafkaError, OSError, TimeoutError, ExceptionGroup):
+                await asyncio.wait_for(broker.stop(), CLOSE_SECONDS_MAX)
+            if not self._failed.done():
+                self._failed.cancel()
+
+    async def _handle(self, messages: Any) -> None:
+        """Never raises to FastStream, which would lose the batch without a word (F1)."""
+        if self._failed.done() or self._stop.is_set() or self._consumer is None:
+            return
+        records: Sequence[ConsumerRecord] = messages
+        try:
+            gap = await insist(lambda: self._reader.take(records), self._stop, self._metrics, f"apply_{self._reader.name}")
+        except Exception as error:  # noqa: BLE001
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            return
+        self._read_to = records[-1].offset + 1
+        self._gap = self._gap if gap is None else gap
+        if gap and self._reread_for != self._reader.position:
+            # The missing run may have been published again behind what is buffered, or before where we began: look once from the start.
+            self._reread_for = self._reader.position
+            _log.error("gap_in_log", consumer=self._reader.name, topic=self._place.topic, position=self._reader.position)
+            if self._consumer is not None:
+                self._consumer.seek(self._place, 0)
+        else:
+            await self._tell_kafka()
+
+    async def _tell_kafka(self) -> None:
+        """For lag tools only; a failure costs nothing."""
+        with suppress(KafkaError, OSError, TimeoutError, AttributeError):
+            await asyncio.wait_for(self._consumer.commit({self._place: self._reader.offset}), COMMIT_SECONDS_MAX)
+
+    async def caught_up(self) -> None:
+        """Until this reader has read to the end offset that the broker gives now. Raises StoppedError."""
+        end = await insist(self._end_offset, self._stop, self._metrics, "end_offset")
+        while self._read_to < end or self._gap:
+            if await wait(self._stop, 0.02):
+                raise StoppedError
+
+    async def _end_offset(self) -> int:
+        if self._consumer is None:
+            raise TimeoutError("not connected")
+        ends = await asyncio.wait_for(self._consumer.end_offsets([self._place]), COMMIT_SECONDS_MAX)
+        return int(ends[self._place])

@@ -1,0 +1,84 @@
+"""Erasure and withdrawal, which no parked key can hold up (D8): roles, consent, persons of registration's log."""
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+
+from shared.consumer.values import Fact, Fold
+from shared.contracts.event import SEALED_PREFIX
+from shared.contracts.registration import (
+    ConsentGiven,
+    ConsentWithdrawn,
+    PersonalDataErased,
+    RoleGranted,
+    RoleWithdrawn,
+    VolunteerDeregistered,
+)
+from shared.postgres import Connection
+from shared.privacy import PersonalKeys
+
+SOURCE: Final = "registration"
+PERSON: Final = "person"
+"""The kind of a person who left, or whose data were erased."""
+
+
+def withdrawal_fold(keys: PersonalKeys) -> Fold:
+    """Keeps `consumer.withdrawn`; on erasure it also destroys the person's key and what is sealed in parked payloads."""
+
+    async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
+        for fact in facts:
+            event, position = fact.event, fact.record.position
+            match event:
+                case RoleGranted():
+                    await connection.execute(_GIVEN, event.person_id, f"role:{event.role}:{event.unit_code}", position)
+                case RoleWithdrawn():
+                    await connection.execute(_WITHDRAWN, event.person_id, f"role:{event.role}:{event.unit_code}", position)
+                case ConsentGiven():
+                    await connection.execute(_GIVEN, event.volunteer_id, f"consent:{event.consent}", position)
+                case ConsentWithdrawn():
+                    await connection.execute(_WITHDRAWN, event.volunteer_id, f"consent:{event.consent}", position)
+                case VolunteerDeregistered():
+                    await connection.execute(_WITHDRAWN, event.volunteer_id, PERSON, position)
+                case PersonalDataErased():
+                    await connection.execute(_WITHDRAWN, event.volunteer_id, PERSON, position)
+                    await keys.destroy(event.volunteer_id, connection)
+                    await _clear_parked(connection, event.volunteer_id)
+                case _:
+                    pass
+
+    return fold
+
+
+async def _clear_parked(connection: Connection, person: UUID) -> None:
+    """Parked payloads of the person keep what is not sealed, so that a release gives what a replay of the log would."""
+    for row in await connection.fetch(_SELECT_PARKED, str(person)):
+        await connection.execute(_CLEAR_PARKED, row["consumer"], row["log"], row["position"], without_sealed(row["payload"]))
+
+
+def without_sealed(payload: bytes) -> bytes:
+    """A payload whose sealed fields are null; nothing at all of one that is not an object."""
+    try:
+        body = from_json(payload)
+    except ValueError:
+        return b""
+    if not isinstance(body, dict):
+        return b""
+    return to_json(
+        {name: None if isinstance(value, str) and value.startswith(SEALED_PREFIX) else value for name, value in body.items()},
+    )
+
+
+_GIVEN: Final = """
+    INSERT INTO consumer.withdrawn (subject, kind, given_position) VALUES ($1, $2, $3)
+    ON CONFLICT (subject, kind) DO UPDATE SET given_position = excluded.given_position
+"""
+_WITHDRAWN: Final = """
+    INSERT INTO consumer.withdrawn (subject, kind, position) VALUES ($1, $2, $3)
+    ON CONFLICT (subject, kind) DO UPDATE SET position = excluded.position
+"""
+_SELECT_PARKED: Final = "SELECT consumer, log, position, payload FROM consumer.parked WHERE key = $1 AND state <> 'erased' FOR UPDATE"
+_CLEAR_PARKED: Final = """
+    UPDATE consumer.parked SET payload = $4, state = 'erased' WHERE consumer = $1 AND log = $2 AND position = $3
+"""

@@ -1,0 +1,98 @@
+"""Deadlines that are due become commands, through the same `submit` as everything else (D10).
+
+A decision never trusts that its deadline has fired: it compares its own `now`. So a late, a double or a needless firing does no harm.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from shared import ids, logs
+from shared.application import UseCase
+from shared.clock import Clock
+from shared.consumer.shell import FINAL, StoppedError, insist, wait
+from shared.consumer.values import system_actor
+from shared.errors import CallerError, DeterministicError, StreamConflictError
+from shared.http.api import Submit
+from shared.metrics import Metrics
+from shared.postgres import Pool
+
+DUE_AT_ONCE_MAX: Final = 100
+POLL_SECONDS: Final = 0.2
+
+_log = logs.logger()
+
+
+async def run(
+    pool: Pool, service: str, use_cases: Sequence[UseCase[Any, Any]], submit: Submit, clock: Clock, stop: asyncio.Event, metrics: Metrics
+) -> None:
+    """Fires what falls due until `stop`; a database that is away is waited for."""
+
+    async def step() -> int:
+        return await fire_due(pool, service, use_cases, submit, await clock())
+
+    while not stop.is_set():
+        try:
+            fired = await insist(step, stop, metrics, "deadlines", (*FINAL, StoppedError))
+        except StoppedError:
+            return
+        if fired < DUE_AT_ONCE_MAX:
+            await wait(stop, POLL_SECONDS)
+
+
+async def fire_due(pool: Pool, service: str, use_cases: Sequence[UseCase[Any, Any]], submit: Submit, now: datetime) -> int:
+    """Submits the commands of deadlines due at `now`, `DUE_AT_ONCE_MAX` at most, and forgets each once it is answered; how many there were.
+
+    One that a later fact has replaced or cleared meanwhile stays as that fact says. One that fails for good is kept with its error, is
+    counted as due and not tried again.
+    """
+    due = await pool.fetch(_SELECT_DUE, now, DUE_AT_ONCE_MAX)
+    known = {each.name: each for each in use_cases}
+    by_key = defaultdict[str, list[asyncpg.Record]](list)
+    for row in due:
+        by_key[row["key"]].append(row)
+
+    async def in_order(rows: Sequence[asyncpg.Record]) -> None:
+        for row in rows:
+            await _fire(pool, service, known, submit, row)
+
+    await asyncio.gather(*(in_order(rows) for rows in by_key.values()))
+    return len(due)
+
+
+async def _fire(pool: Pool, service: str, known: dict[str, UseCase[Any, Any]], submit: Submit, row: asyncpg.Record) -> None:
+    try:
+        use_case = known[row["use_case"]]
+        await submit(
+            use_case,
+            use_case.body.model_validate_json(row["body"]),
+            ids={name: UUID(text) for name, text in from_json(row["ids"]).items()},
+            actor=system_actor(service),
+            # One event may set deadlines of one name for several keys, so the key is part of the name.
+            command_id=ids.deadline_command_id(f"{row['name']}/{row['key']}", row["set_by"]),
+            fingerprint=None,
+            correlation_id=row["correlation_id"],
+            causation_id=row["set_by"],
+            traceparent=row["traceparent"],
+        )
+    except StreamConflictError:
+        return  # Others were quicker; the next round asks again.
+    except (KeyError, ValidationError, DeterministicError, CallerError) as error:
+        _log.error("deadline_fails", deadline=row["name"], command=row["use_case"], exc_info=error)
+        await pool.execute(_FAILED, row["name"], row["key"], row["set_by"], type(error).__name__)
+        return
+    await pool.execute("DELETE FROM consumer.deadline WHERE name = $1 AND key = $2 AND set_by = $3", row["name"], row["key"], row["set_by"])
+
+
+_SELECT_DUE: Final = """
+    SELECT name, key, use_case, ids::text, body::text, set_by, correlation_id, traceparent FROM consumer.deadline
+    WHERE failed_as IS NULL AND due_at <= $1 ORDER BY due_at, set_at LIMIT $2
+"""
+_FAILED: Final = "UPDATE consumer.deadline SET failed_as = $4 WHERE name = $1 AND key = $2 AND set_by = $3"

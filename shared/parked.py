@@ -1,0 +1,203 @@
+"""What could not be applied: list it, look at it, and try it again once the cause is cured (D8). Nothing is ever edited or skipped."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic_core import from_json
+
+from shared.consumer.apply import DETERMINISTIC, POOL_WAIT_SECONDS, Entry, Part, Place, Stage, decoded, enter, fold, open_sealed
+from shared.consumer.inbox import Reactor
+from shared.envelope import record_of
+from shared.errors import CallerError
+from shared.postgres import Connection, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedKey:
+    """A key with parked events of one source log, and why."""
+
+    consumer: str
+    log: str
+    key: str
+    stage: Stage
+    reason: str
+    events: int
+    first_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedEvent:
+    """A parked event without its content: coordinates, headers, and the names of its payload's fields."""
+
+    consumer: str
+    log: str
+    position: int
+    type: str
+    stage: Stage
+    error_class: str
+    attempts: int
+    state: str
+    headers: Mapping[str, str]
+    fields: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What trying a key again gave: how many of its events were released, and what the first that failed again failed with."""
+
+    consumer: str
+    log: str
+    released: int
+    failed: str | None
+
+
+async def list_keys(pool: Pool) -> Sequence[ParkedKey]:
+    """Every key with parked events, oldest first."""
+    return [ParkedKey(**row) for row in await pool.fetch(_LIST)]
+
+
+async def show(pool: Pool, key: str) -> Sequence[ParkedEvent]:
+    """The parked events of a key in order, masked: what a person wrote or is called stands in no answer."""
+    found: list[ParkedEvent] = []
+    for row in await pool.fetch(_SHOW, key):
+        values = dict(row)
+        payload, headers = values.pop("payload"), from_json(values.pop("headers"))
+        found.append(ParkedEvent(**values, headers=headers, fields=_field_names(payload)))
+    return found
+
+
+async def retry(pool: Pool, parts: Sequence[Part], reactors: Mapping[str, Reactor[Any]], key: str) -> Sequence[Tried]:
+    """Applies the parked events of `key` again, in order, each in a transaction of its own; the last one frees the key.
+
+    Stops at the first of a consumer and log that fails again. `reactors` are the inbox's, by source. Safe to repeat, and beside a running
+    worker: it holds the position row, so nothing slips past. Raises NewerVersionError, and whatever the database raises.
+    """
+    tried: list[Tried] = []
+    for part in parts:
+        released, failed = await _retry_part(pool, part, reactors.get(part.source), key)
+        if released or failed is not None:
+            tried.append(Tried(part.consumer, part.source, released, failed))
+    return tried
+
+
+async def _retry_part(pool: Pool, part: Part, reactor: Reactor[Any] | None, key: str) -> tuple[int, str | None]:
+    released, after = 0, 0
+    while True:
+        async with pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction():
+            reacted = await connection.fetchval(_LOCK, part.consumer, part.source)
+            row = await connection.fetchrow(_NEXT, part.consumer, part.source, key, "applied", after)
+            if row is None:
+                break
+            failed = await _apply_again(connection, part, row)
+            if failed is None:
+                released += 1
+                late = reactor is not None and part.consumer == "inbox" and reacted >= row["position"]
+                await _release(connection, part, key, "applied", row["position"], then_react=late)
+            elif part.blocks:
+                return released, failed
+            else:
+                after = row["position"]
+    while reactor is not None and part.consumer == "inbox":
+        row = await pool.fetchrow(_NEXT, part.consumer, part.source, key, "reactions", 0)
+        if row is None:
+            break
+        failed = await _react_again(pool, part, reactor, row)
+        if failed is not None:
+            return released, failed
+        async with pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction():
+            await connection.fetchval(_LOCK, part.consumer, part.source)
+            await _release(connection, part, key, "reactions", row["position"], then_react=False)
+        released += 1
+    return released, None
+
+
+async def _apply_again(connection: Connection, part: Part, row: Any) -> str | None:
+    await enter(part, connection)
+    try:
+        async with connection.transaction():
+            read = decoded(part, _entry(row))
+            if read is not None:
+                await open_sealed(part, connection, [read])
+                if read.error is not None:
+                    raise read.error
+                await fold(part, connection, [read.fact] if read.fact is not None else [])
+    except DETERMINISTIC as error:
+        return await _failed_again(connection, row, error)
+    return None
+
+
+async def _react_again(pool: Pool, part: Part, reactor: Reactor[Any], row: Any) -> str | None:
+    try:
+        read = decoded(part, _entry(row))
+        if read is not None:
+            async with pool.acquire(timeout=POOL_WAIT_SECONDS) as connection:
+                await open_sealed(part, connection, [read])
+            if read.error is not None:
+                raise read.error
+            if read.fact is not None:
+                await reactor.react(read.fact)
+    except (*DETERMINISTIC, CallerError) as error:
+        return await _failed_again(pool, row, error)
+    return None
+
+
+async def _failed_again(connection: "Connection | Pool", row: Any, error: Exception) -> str:
+    why = type(error).__name__
+    await connection.execute(_FAILED, row["consumer"], row["log"], row["position"], why)
+    return why
+
+
+async def _release(connection: Connection, part: Part, key: str, stage: Stage, position: int, *, then_react: bool) -> None:
+    """Frees an event, and its key when it was the last. One whose reactions have passed by waits for them in its turn."""
+    if then_react:
+        await connection.execute(_TO_REACTIONS, part.consumer, part.source, position)
+        await connection.execute(_BLOCK_REACTIONS, part.consumer, part.source, key)
+    else:
+        await connection.execute("DELETE FROM consumer.parked WHERE consumer = $1 AND log = $2 AND position = $3 AND stage = $4",
+                                 part.consumer, part.source, position, stage)  # fmt: skip
+    await connection.execute(_UNBLOCK, part.consumer, part.source, key, stage)
+
+
+def _entry(row: Any) -> Entry:
+    headers = [(name, text.encode()) for name, text in from_json(row["headers"]).items()]
+    return Entry(record_of(headers, row["payload"]), headers, Place())
+
+
+def _field_names(payload: bytes) -> Sequence[str]:
+    try:
+        body = from_json(payload)
+    except ValueError:
+        return ()
+    return tuple(body) if isinstance(body, dict) else ()
+
+
+_LIST: Final = """
+    SELECT parked.consumer, parked.log, parked.key, parked.stage, coalesce(blocked.reason, min(parked.error_class)) AS reason,
+           count(*) AS events, min(parked.first_at) AS first_at
+    FROM consumer.parked LEFT JOIN consumer.blocked USING (consumer, log, stage, key)
+    GROUP BY parked.consumer, parked.log, parked.key, parked.stage, blocked.reason ORDER BY min(parked.first_at)
+"""
+_SHOW: Final = """
+    SELECT consumer, log, position, type, stage, error_class, attempts, state, headers, payload FROM consumer.parked
+    WHERE key = $1 ORDER BY consumer, log, position
+"""
+_LOCK: Final = "SELECT reacted FROM consumer.position WHERE consumer = $1 AND log = $2 FOR UPDATE"
+_NEXT: Final = """
+    SELECT consumer, log, position, headers, payload FROM consumer.parked
+    WHERE consumer = $1 AND log = $2 AND key = $3 AND stage = $4 AND position > $5 ORDER BY position LIMIT 1
+"""
+_FAILED: Final = """
+    UPDATE consumer.parked SET attempts = attempts + 1, error_class = $4 WHERE consumer = $1 AND log = $2 AND position = $3
+"""
+_TO_REACTIONS: Final = """
+    UPDATE consumer.parked SET stage = 'reactions', error_class = 'behind' WHERE consumer = $1 AND log = $2 AND position = $3
+"""
+_BLOCK_REACTIONS: Final = """
+    INSERT INTO consumer.blocked (consumer, log, stage, key, reason) VALUES ($1, $2, 'reactions', $3, 'behind') ON CONFLICT DO NOTHING
+"""
+_UNBLOCK: Final = """
+    DELETE FROM consumer.blocked AS blocked WHERE consumer = $1 AND log = $2 AND key = $3 AND stage = $4 AND NOT EXISTS (
+        SELECT FROM consumer.parked WHERE consumer = $1 AND log = $2 AND key = $3 AND stage = $4)
+"""
