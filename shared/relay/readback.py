@@ -1,0 +1,202 @@
+"""Reads the topic back, from where it was last found whole to its end, and holds it against the chain and the seals (D4).
+
+A reader of the topic takes the next position and drops the rest; so does this one. What it still misses at the end, although it was
+published, is missing for everybody: the relay publishes again from there.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+from uuid import UUID
+
+from aiokafka import AIOKafkaConsumer
+
+from shared import kafka, logs
+from shared.metrics import Metrics
+from shared.postgres import Pool
+from shared.relay.steps import START, Found, Link, Verdict, judge, said_by
+
+READ_BACK_SECONDS: Final = 1.0
+SAVE_SECONDS: Final = 5.0
+"""How often the mark is written while a long topic is read."""
+READ_RECORDS_MAX: Final = 1000
+
+_MARK: Final = "SELECT first_offset, record_offset, position, hash FROM es.relay_mark"
+_SET_MARK: Final = """
+    INSERT INTO es.relay_mark (first_offset, record_offset, position, hash) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (one) DO UPDATE SET first_offset = excluded.first_offset, record_offset = excluded.record_offset,
+        position = excluded.position, hash = excluded.hash
+"""
+_SEALS_BETWEEN: Final = "SELECT position, hash FROM es.seal WHERE position > $1 AND position <= $2"
+
+_log = logs.logger()
+
+
+@dataclass(slots=True)
+class Board:
+    """What publishing and reading back tell each other. Both run in one event loop."""
+
+    log_id: UUID = field(default_factory=lambda: UUID(int=0))
+    published: Link | None = None
+    """Up to where the topic is taken to be complete; None while that is not known."""
+    hole: Link | None = None
+    """The last link before something that was published and is missing."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    read_back_due: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Findings:
+    """Says what the topic has that the log has not, or the reverse: a metric to alert on, and a line."""
+
+    def __init__(self, metrics: Metrics, topic: str) -> None:
+        self._metrics = metrics
+        self._topic = topic
+
+    def add(self, cause: str, *, count: int = 1, position: int = 0, offset: int = 0) -> None:
+        """`cause` as in the metric `topic_findings_total`."""
+        if count:
+            self._metrics.topic_findings_total.labels(cause).inc(count)
+            _log.error("topic_is_not_the_log", cause=cause, topic=self._topic, count=count, position=position, offset=offset)
+
+
+@contextlib.asynccontextmanager
+async def reading(servers: str, topic: str, client_id: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """A consumer of the topic for the time of a block. Raises kafka.LOST_ERRORS."""
+    consumer = await kafka.start_consumer(servers, client_id, topic)
+    try:
+        yield consumer
+    finally:
+        await kafka.stop(consumer)
+
+
+async def read(consumer: AIOKafkaConsumer, topic: str, end: int) -> list[Found]:
+    """The next records, none when the consumer stands at `end`. Raises kafka.LOST_ERRORS."""
+    partition = kafka.only_partition(topic)
+    give_up_at = monotonic() + kafka.REQUEST_SECONDS_MAX
+    while await consumer.position(partition) < end:
+        fetched = await consumer.getmany(partition, timeout_ms=500, max_records=READ_RECORDS_MAX)  # Never cancelled by a deadline.
+        if partition in fetched:
+            return [Found(record.offset, record.headers, record.value) for record in fetched[partition]]
+        if monotonic() > give_up_at:
+            raise TimeoutError
+    return []
+
+
+async def wait(event: asyncio.Event, seconds: float) -> None:
+    """Waits for `event`, `seconds` at most, and clears it."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(seconds, 0.0)):
+            await event.wait()
+    event.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How far the topic was found whole: `link` came at `link_offset` (None before the first), and `next_offset` is read next."""
+
+    first_offset: int
+    next_offset: int
+    link: Link = START
+    link_offset: int | None = None
+
+
+class ReadBack:
+    """Reads one topic back, pass by pass."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        servers: str,
+        topic: str,
+        client_id: str,
+        board: Board,
+        findings: Findings,
+        diverged: Callable[[int], Awaitable[None]],
+    ) -> None:
+        """`diverged` is called with a position at which the topic's chain is sound and not the store's."""
+        self._pool = pool
+        self._servers = servers
+        self._topic = topic
+        self._client_id = client_id
+        self._board = board
+        self._findings = findings
+        self._diverged = diverged
+        self._saved: Place | None = None
+        self._saved_at = 0.0
+
+    async def run(self) -> None:
+        """Reads for ever. Raises kafka.LOST_ERRORS and what the database raises; may be called again."""
+        while self._board.published is None:
+            await wait(self._board.read_back_due, READ_BACK_SECONDS)
+        async with reading(self._servers, self._topic, self._client_id) as consumer:
+            place: Place | None = None
+            while True:
+                published = self._board.published  # Before the topic's end is asked for: all of it lies before that end.
+                if published is not None:
+                    place = await self._pass(consumer, place, published)
+                await wait(self._board.read_back_due, READ_BACK_SECONDS)
+
+    async def _pass(self, consumer: AIOKafkaConsumer, place: Place | None, published: Link) -> Place:
+        first, end = await kafka.offsets(consumer, self._topic)
+        if place is None:
+            place = await self._from_mark(consumer, first, end)
+        elif place.first_offset != first or end < place.next_offset:
+            self._findings.add("rewritten", position=place.link.position, offset=end)
+            place = Place(first, first)
+        consumer.seek(kafka.only_partition(self._topic), place.next_offset)
+        later = False
+        while found := await read(consumer, self._topic, end):
+            if found[0].offset < place.next_offset:  # Made anew under our hands; the next pass begins with it.
+                return Place(found[0].offset, found[0].offset)
+            before = place
+            place, links, verdicts = self._judge(place, found)
+            later = later or Verdict.LATER in verdicts
+            self._findings.add("foreign", count=verdicts.count(Verdict.FOREIGN), offset=place.next_offset)
+            self._findings.add("changed", count=verdicts.count(Verdict.CHANGED), position=place.link.position + 1)
+            for row in await self._pool.fetch(_SEALS_BETWEEN, before.link.position, place.link.position):
+                if links[row["position"]] != row["hash"]:
+                    await self._diverged(row["position"])
+                    return Place(first, first)
+            if monotonic() - self._saved_at > SAVE_SECONDS:
+                await self._save(place)
+        if place.link.position < published.position and self._board.hole is None:
+            self._findings.add("hole" if later else "lost_tail", position=place.link.position + 1, offset=place.next_offset)
+            self._board.hole = place.link
+            self._board.wake.set()
+        await self._save(place)
+        return place
+
+    def _judge(self, place: Place, found: list[Found]) -> tuple[Place, dict[int, bytes], list[Verdict]]:
+        link, link_offset = place.link, place.link_offset
+        links: dict[int, bytes] = {}
+        verdicts: list[Verdict] = []
+        for record in found:
+            verdict, link = judge(link, self._board.log_id, record)
+            verdicts.append(verdict)
+            if verdict is Verdict.NEXT:
+                link_offset = record.offset
+                links[link.position] = link.hash
+        return Place(place.first_offset, found[-1].offset + 1, link, link_offset), links, verdicts
+
+    async def _from_mark(self, consumer: AIOKafkaConsumer, first: int, end: int) -> Place:
+        """Where to begin: at the mark, if the topic still has there what the mark says; else at the topic's first record."""
+        row = await self._pool.fetchrow(_MARK)
+        if row is None:
+            return Place(first, first)
+        marked = Place(row["first_offset"], row["record_offset"] + 1, Link(row["position"], row["hash"]), row["record_offset"])
+        if marked.first_offset == first and marked.next_offset <= end:
+            consumer.seek(kafka.only_partition(self._topic), row["record_offset"])
+            found = await read(consumer, self._topic, end)
+            if found and found[0].offset == marked.link_offset and said_by(self._board.log_id, found[0]) == marked.link:
+                return marked
+        self._findings.add("rewritten", position=marked.link.position, offset=end)
+        return Place(first, first)
+
+    async def _save(self, place: Place) -> None:
+        if place.link_offset is not None and (self._saved is None or self._saved.link != place.link):
+            await self._pool.execute(_SET_MARK, place.first_offset, place.link_offset, place.link.position, place.link.hash)
+            self._saved = place
+        self._saved_at = monotonic()
