@@ -49,8 +49,8 @@ class LookUps(Protocol):
     async def words(self, year: int) -> Mapping[activity.WordKind, frozenset[str]]:
         """The codes that the programme of a year names, by kind; none when there is no programme."""
 
-    async def person(self, volunteer_id: UUID) -> activity.Person | None:
-        """What is known of a volunteer who wants a seat; None for somebody who never registered."""
+    async def person(self, volunteer_id: UUID) -> activity.Person | Literal["parked"] | None:
+        """What is known of a volunteer who wants a seat; None for somebody who never registered, `parked` while nobody knows."""
 
     async def live_enrollments(self, volunteer_id: UUID) -> Sequence[UUID]:
         """The activities in which a person has a seat, an offer or a place on the wait-list, and that are still to be held."""
@@ -326,25 +326,43 @@ async def _cancel_activity(asked: Asked[CancelActivity], _lookups: LookUps) -> P
     return _on_activity(asked.ids["activity_id"], activity.CancelActivity(asked.body.reason, asker_of(asked)))
 
 
+def _on_seat(
+    asked: Asked[Any],
+    person: activity.Person | Literal["parked"] | None,
+    command: Callable[[activity.Person | None], activity.ActivityCommand],
+) -> Plan[activity.Activity | None]:
+    """What concerns a person's seat, unless what is known of the person is parked: then nothing is decided, nor kept as an answer."""
+    activity_id = asked.ids["activity_id"]
+    if person == "parked":
+        return Plan(Stream("activity", activity_id), ACTIVITY, lambda _: Refusal("record_parked"), keep_answer=False)
+    return _on_activity(activity_id, command(person))
+
+
 async def _enroll(asked: Asked[Enroll], lookups: LookUps) -> Plan[activity.Activity | None]:
-    body = asked.body
-    person = await lookups.person(body.volunteer_id)
-    command = activity.Enroll(body.volunteer_id, person, body.position, body.override_reason, asker_of(asked), asked.now)
-    return _on_activity(asked.ids["activity_id"], command)
+    body, asker = asked.body, asker_of(asked)
+    return _on_seat(
+        asked,
+        await lookups.person(body.volunteer_id),
+        lambda person: activity.Enroll(body.volunteer_id, person, body.position, body.override_reason, asker, asked.now),
+    )
 
 
 async def _accept_offer(asked: Asked[AcceptOffer], lookups: LookUps) -> Plan[activity.Activity | None]:
-    volunteer_id = asked.ids["volunteer_id"]
-    person = await lookups.person(volunteer_id)
-    command = activity.AcceptOffer(volunteer_id, person, asked.body.override_reason, asker_of(asked), asked.now)
-    return _on_activity(asked.ids["activity_id"], command)
+    volunteer_id, body, asker = asked.ids["volunteer_id"], asked.body, asker_of(asked)
+    return _on_seat(
+        asked,
+        await lookups.person(volunteer_id),
+        lambda person: activity.AcceptOffer(volunteer_id, person, body.override_reason, asker, asked.now),
+    )
 
 
 async def _withdraw_enrollment(asked: Asked[WithdrawEnrollment], lookups: LookUps) -> Plan[activity.Activity | None]:
-    volunteer_id = asked.ids["volunteer_id"]
-    person = await lookups.person(volunteer_id)
-    command = activity.WithdrawEnrollment(volunteer_id, person, asked.body.reason, asker_of(asked), asked.now, reply_by(asked.now))
-    return _on_activity(asked.ids["activity_id"], command)
+    volunteer_id, body, asker = asked.ids["volunteer_id"], asked.body, asker_of(asked)
+    return _on_seat(
+        asked,
+        await lookups.person(volunteer_id),
+        lambda person: activity.WithdrawEnrollment(volunteer_id, person, body.reason, asker, asked.now, reply_by(asked.now)),
+    )
 
 
 async def _expire_offer(asked: Asked[ExpireOffer], _lookups: LookUps) -> Plan[activity.Activity | None]:
@@ -361,12 +379,12 @@ _SYSTEM: Final = frozenset({Role.SYSTEM})
 _RECORD: Final = ("volunteer_unknown", "not_own_record", "wrong_unit", "person_erased")
 _SEATS: Final = ("activity_unknown", "activity_cancelled", "activity_over", "activity_started", "wrong_unit")
 _PERSON: Final = ("volunteer_unknown", "not_own_record", "person_erased", "volunteer_left", "no_consent", "minor_in_risk_activity")
-_CLASH: Final = ("time_clash", "override_not_allowed")
+_CLASH: Final = ("record_parked", "time_clash", "override_not_allowed")
 
 
 WITHDRAW_ENROLLMENT: Final[UseCase[WithdrawEnrollment, LookUps]] = UseCase(
     "withdraw_enrollment", "/activities/{activity_id}/enrollments/{volunteer_id}/withdraw", WithdrawEnrollment,
-    _PERSONS | _SYSTEM, _withdraw_enrollment, (*_SEATS, "volunteer_unknown", "not_own_record", "not_enrolled"),
+    _PERSONS | _SYSTEM, _withdraw_enrollment, (*_SEATS, "record_parked", "volunteer_unknown", "not_own_record", "not_enrolled"),
     "取消报名", "Withdraw an enrolment",
 )  # fmt: skip
 
@@ -443,6 +461,7 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "volunteer_unknown": RefusalText(404, "没有此志愿者", "There is no such volunteer"),
     "volunteer_left": RefusalText(409, "该志愿者已退出", "The volunteer has left the programme"),
     "person_erased": RefusalText(410, "该人的个人信息已删除", "The person's data was erased"),
+    "record_parked": RefusalText(409, "该志愿者的记录待人工处理", "The volunteer's record is parked; nothing can be decided on it now"),
     "already_registered": RefusalText(409, "已注册为志愿者", "The person is a volunteer already"),
     "id_number_invalid": RefusalText(422, "身份证号不正确", "The ID number is not one: its date or check digit is wrong"),
     "id_number_taken": RefusalText(409, "该身份证号已注册", "Somebody is registered with this ID number"),
