@@ -1,0 +1,211 @@
+"""Ledger: every posting group, the balances they add up to, and totals as of any past moment."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, LiteralString, get_args
+from uuid import UUID
+
+from shared.application import Role
+from shared.consumer.values import Fact, Projection
+from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
+from shared.http.query import Column, Filter, Query
+from shared.postgres import Connection
+
+ACCOUNTS: Final[tuple[LedgerAccount, ...]] = get_args(LedgerAccount)
+"""In the order of the columns: served, timed, backEntered, transferred, over_cap."""
+
+
+async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
+    """Each event is one group of postings; balances move by the sums."""
+    groups: list[tuple[Any, ...]] = []
+    moved: dict[tuple[UUID, int, str, UUID], Counter[str]] = {}
+    for fact in facts:
+        match fact.event:
+            case ServiceTimeConfirmed() | ServiceTimeCorrected() | ServiceTimeReversed() as event if event.postings:
+                minutes = Counter[str]()
+                for posting in event.postings:
+                    minutes[posting.account] += posting.minutes
+                account_id, year = fact.record.stream.id, event.served_on.year
+                groups.append(
+                    (
+                        fact.record.position,
+                        account_id,
+                        event.volunteer_id,
+                        year,
+                        event.unit_code,
+                        event.activity_id,
+                        event.entry_id,
+                        event.served_on,
+                        event.TYPE.removeprefix("hours.service_time_"),
+                        fact.record.time,
+                        *(minutes[account] for account in ACCOUNTS),
+                    )
+                )
+                moved.setdefault((event.volunteer_id, year, event.unit_code, account_id), Counter()).update(minutes)
+            case _:
+                pass
+    await connection.copy_records_to_table("postings", records=groups, columns=_COLUMNS)
+    await connection.execute(_ADD_TO_BALANCES, *_columns(moved))
+
+
+def _columns(moved: Mapping[tuple[UUID, int, str, UUID], Counter[str]]) -> list[list[Any]]:
+    places = list(moved)
+    keys = [[place[index] for place in places] for index in range(4)]
+    return keys + [[moved[place][account] for place in places] for account in ACCOUNTS if account != "served"]
+
+
+async def imbalance(connection: Connection) -> int:
+    """The sum of all postings, and of how far balances and entries are from them: 0, or something is badly wrong (metric)."""
+    found: int = await connection.fetchval(_SELECT_IMBALANCE)
+    return found
+
+
+_COLUMNS: Final = (
+    "position",
+    "account_id",
+    "volunteer_id",
+    "year",
+    "unit_code",
+    "activity_id",
+    "entry_id",
+    "served_on",
+    "posted_by",
+    "posted_at",
+    "served_minutes",
+    "timed_minutes",
+    "back_entered_minutes",
+    "transferred_minutes",
+    "over_cap_minutes",
+)
+
+_ADD_TO_BALANCES: Final[LiteralString] = """
+    INSERT INTO balances AS known (volunteer_id, year, unit_code, account_id, timed_minutes, back_entered_minutes, transferred_minutes,
+                                   over_cap_minutes)
+    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+    ON CONFLICT (volunteer_id, year, unit_code) DO UPDATE
+    SET timed_minutes = known.timed_minutes + excluded.timed_minutes,
+        back_entered_minutes = known.back_entered_minutes + excluded.back_entered_minutes,
+        transferred_minutes = known.transferred_minutes + excluded.transferred_minutes,
+        over_cap_minutes = known.over_cap_minutes + excluded.over_cap_minutes
+"""
+
+_SELECT_IMBALANCE: Final[LiteralString] = "SELECT imbalance_minutes FROM api.ledger_sum"
+
+LEDGER: Final = Projection("ledger", "hours", Path(__file__).with_suffix(".sql"), fold)
+
+_READERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR})
+_UNIT: Final = Filter("unit", "text", "单位", "Unit")
+_VOLUNTEER: Final = Filter("volunteer", "uuid", "志愿者", "Volunteer")
+_YEAR: Final = Filter("year", "integer", "年度", "Year")
+_MINUTES: Final = (
+    Column("timed_minutes", "integer", "系统计时", "Timed", minutes=True),
+    Column("back_entered_minutes", "integer", "补录", "Back-entered", minutes=True),
+    Column("transferred_minutes", "integer", "转入", "Transferred", minutes=True),
+    Column("over_cap_minutes", "integer", "超出每日上限", "Over the daily cap", minutes=True),
+)
+
+BALANCES: Final = Query(
+    name="balances",
+    path="/balances",
+    sql="""
+        SELECT volunteer_id, year, unit_code, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes, pending_minutes,
+               account_minutes, account_id
+        FROM api.balances
+        WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::bigint IS NULL OR year = $3)
+          AND ($4::uuid IS NULL OR (volunteer_id, year, unit_code) > ($4, $5::bigint, $6::text))
+        ORDER BY volunteer_id, year, unit_code LIMIT $7
+    """,
+    columns=(
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
+        Column("year", "integer", "年度", "Year"),
+        Column("unit_code", "text", "单位", "Unit"),
+        *_MINUTES,
+        Column("pending_minutes", "integer", "待认定", "Waiting", minutes=True),
+        Column("account_minutes", "integer", "账户合计", "Account total", minutes=True),
+        Column("account_id", "uuid", "账户", "Account"),
+    ),
+    order=("volunteer_id", "year", "unit_code"),
+    roles=_READERS,
+    title_zh="时长余额",
+    title_en="Balances",
+    filters=(_UNIT, _VOLUNTEER, _YEAR),
+    public=True,
+    key="volunteer_id",
+    details="streams/account-{account_id}/events",
+)
+
+TOTALS: Final = Query(
+    name="totals",
+    path="/totals",
+    sql="""
+        SELECT volunteer_id, year, account_id,
+               sum(timed_minutes)::bigint AS timed_minutes, sum(back_entered_minutes)::bigint AS back_entered_minutes,
+               sum(transferred_minutes)::bigint AS transferred_minutes, sum(over_cap_minutes)::bigint AS over_cap_minutes,
+               sum(timed_minutes + back_entered_minutes + transferred_minutes)::bigint AS credited_minutes,
+               max(posted_at) AS last_posted_at
+        FROM api.ledger
+        WHERE ($1::timestamptz IS NULL OR posted_at <= $1)
+          AND ($2::date IS NULL OR posted_at < ($2 + 1)::timestamp AT TIME ZONE 'Asia/Shanghai')
+          AND ($3::text IS NULL OR unit_code = $3) AND ($4::uuid IS NULL OR volunteer_id = $4) AND ($5::bigint IS NULL OR year = $5)
+          AND ($6::uuid IS NULL OR (volunteer_id, year) > ($6, $7::bigint))
+        GROUP BY volunteer_id, year, account_id ORDER BY volunteer_id, year LIMIT $8
+    """,
+    columns=(
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
+        Column("year", "integer", "年度", "Year"),
+        Column("credited_minutes", "integer", "计入合计", "Total counted", minutes=True),
+        *_MINUTES,
+        Column("last_posted_at", "instant", "最后入账", "Last posted"),
+        Column("account_id", "uuid", "账户", "Account"),
+    ),
+    order=("volunteer_id", "year"),
+    roles=_READERS,
+    title_zh="截至某时的时长合计",
+    title_en="Totals as of a past moment",
+    filters=(
+        Filter("as_of", "instant", "截至时刻", "As of this moment"),
+        Filter("as_of_day", "date", "截至当日", "As of the end of this day"),
+        _UNIT,
+        _VOLUNTEER,
+        _YEAR,
+    ),
+    public=True,
+    key="volunteer_id",
+    details="streams/account-{account_id}/events",
+)
+
+QUERY: Final = Query(
+    name="ledger",
+    path="/ledger",
+    sql="""
+        SELECT position, posted_at, posted_by, volunteer_id, year, unit_code, served_on, served_minutes, timed_minutes,
+               back_entered_minutes, transferred_minutes, over_cap_minutes, activity_id, entry_id, account_id
+        FROM api.ledger
+        WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::bigint IS NULL OR year = $3)
+          AND ($4::bigint IS NULL OR position < $4)
+        ORDER BY position DESC LIMIT $5
+    """,
+    columns=(
+        Column("position", "integer", "日志位置", "Position"),
+        Column("posted_at", "instant", "入账时间", "Posted"),
+        Column("posted_by", "text", "事由", "By"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
+        Column("year", "integer", "年度", "Year"),
+        Column("unit_code", "text", "单位", "Unit"),
+        Column("served_on", "date", "服务日期", "Day served"),
+        Column("served_minutes", "integer", "服务对方", "Served", minutes=True),
+        *_MINUTES,
+        Column("activity_id", "uuid", "活动", "Activity"),
+        Column("entry_id", "uuid", "时长条目", "Entry"),
+        Column("account_id", "uuid", "账户", "Account"),
+    ),
+    order=("position",),
+    roles=_READERS,
+    title_zh="时长分录账",
+    title_en="Ledger",
+    filters=(_UNIT, _VOLUNTEER, _YEAR),
+    public=True,
+    key="volunteer_id",
+    details="streams/account-{account_id}/events",
+)
