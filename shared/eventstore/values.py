@@ -163,8 +163,9 @@ def check(request: AppendRequest) -> None:
     for text in texts:
         _check_text(text, TEXT_CHARS_MAX)
     if request.refusal is not None:
+        _check_text(request.refusal.code, TEXT_CHARS_MAX)
         _check_text(refusal_text(request.refusal), REFUSAL_CHARS_MAX)
-        for text in (each for each in request.refusal.detail.values() if isinstance(each, str)):
+        for text in (each for pair in request.refusal.detail.items() for each in pair if isinstance(each, str)):
             _check_text(text, REFUSAL_CHARS_MAX, empty=True)
     for event in request.events:
         if len(event.payload) > EVENT_BYTES_MAX:
