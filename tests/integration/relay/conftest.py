@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,7 +67,7 @@ class Log:
         for first in range(0, count, 500):
             stream = Stream("attendance", uuid4())
             events = [
-                NewEvent(uuid4(), "hours.volunteer_checked_in", 1, json.dumps({"n": number, "filler": "志" * (size // 3)}).encode())
+                NewEvent(uuid4(), "hours.volunteer_checked_in", 1, json.dumps({"n": number, "filler": secrets.token_hex(size // 2)}).encode())
                 for number in range(first, min(first + 500, count))
             ]
             answer = await self.store.append(

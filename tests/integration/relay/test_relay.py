@@ -88,6 +88,6 @@ async def test_an_event_wakes_an_idle_relay(log: Log) -> None:
         for number in range(2, 12):
             began = monotonic()
             await log.append(1)
-            await until(lambda number=number: sample(metrics, "log_published_position") == number)  # type: ignore[misc]
+            await until(lambda number=number: sample(metrics, "log_published_position") == number)
             took.append(monotonic() - began)
     assert sorted(took)[5] < 0.3
