@@ -1,0 +1,370 @@
+"""`python -m services.<service> api | worker | all | migrate | parked`: the processes of a service, put together from one value.
+
+Nothing here knows a word of the domain: a service hands over its tables (`Service`), and what runs follows from them.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import asyncpg
+import typer
+
+from shared import VERSION, consumer, eventstore, logs, parked, privacy
+from shared.application import Claims, UseCase
+from shared.clock import Clock
+from shared.codec import Codec
+from shared.consumer import gauges, heads
+from shared.consumer.roles import Ground, parts, reactors, run_inbox, run_views, run_withdrawals
+from shared.consumer.schema import ensure_views
+from shared.consumer.values import Consumers, Deadlines, LookUp, Projection, Reaction
+from shared.consumer.waits import PositionWaits
+from shared.contracts.event import Event, RefusalText
+from shared.contracts.topics import EVENTS, SUBSCRIPTIONS, TOPICS, UPCASTERS
+from shared.eventstore.clock import log_clock
+from shared.eventstore.store import PostgresStore, ensure_log, open_store
+from shared.eventstore.submit import Commands
+from shared.http.api import Api
+from shared.http.app import build_app
+from shared.http.auth import Authenticator
+from shared.http.probes import probes
+from shared.http.query import Query, Views
+from shared.http.serve import serve
+from shared.kafka import LOST_ERRORS, ensure_topics
+from shared.lifecycle import Heartbeat, eventually, every, stop_on_signals
+from shared.metrics import Metrics
+from shared.migrate import MigrationSet, Roles, migrate, roles_of
+from shared.postgres import Connection, Pool, connect, open_pool
+from shared.privacy import PersonalKeys
+from shared.relay import Relay
+from shared.settings import Settings, SettingsError, read_key, read_settings
+from shared.worker import WorkerRole, stand_for
+
+L = TypeVar("L")
+
+STORE_CONNECTIONS_MAX: Final = 6
+READ_CONNECTIONS_MAX: Final = 6
+WORKER_CONNECTIONS_MAX: Final = 8
+BACKING_WITHIN_SECONDS: Final = 60.0
+"""How long `migrate` waits for a database and a broker that are just starting."""
+GAUGES_SECONDS: Final = 2.0
+LEDGER_SECONDS: Final = 60.0
+DRAIN_PAUSE_SECONDS: Final = 0.5
+"""Between taking the process out of readiness and closing its door."""
+
+_ABSENT: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InterfaceError,
+    *LOST_ERRORS,
+)
+_log = logs.logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service(Generic[L]):
+    """Everything that makes a service this one: its tables, as `services/<name>/main.py` collects them.
+
+    `look_up_reader` makes the object that use cases plan with, over a pool; `imbalance` is the sum of its ledger, where it keeps one.
+    """
+
+    name: str
+    title_zh: str
+    title_en: str
+    events: Sequence[type[Event]]
+    use_cases: Sequence[UseCase[Any, L]]
+    refusals: Mapping[str, RefusalText]
+    claims: Claims
+    imports: frozenset[str]
+    queries: Sequence[Query]
+    projections: Sequence[Projection]
+    api_sql: Path
+    look_up_reader: Callable[[Pool], L]
+    look_ups: Sequence[LookUp]
+    deadlines: Deadlines
+    reactions: Sequence[Reaction[L]]
+    migrations: MigrationSet
+    imbalance: Callable[[Connection], Awaitable[int]] | None = None
+
+    @property
+    def consumers(self) -> Consumers[L]:
+        """The part that the consumers need."""
+        return Consumers(
+            service=self.name,
+            projections=self.projections,
+            lookups=self.look_ups,
+            deadlines=self.deadlines,
+            reactions=self.reactions,
+        )
+
+
+def main(service: Service[Any]) -> None:
+    """The command line of a service. Ends the process."""
+    app = typer.Typer(
+        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=f"{service.name}: {service.title_en}"
+    )
+
+    def run(work: Callable[[Settings], Coroutine[Any, Any, None]]) -> None:
+        logs.configure(service.name, VERSION)
+        try:
+            settings = read_settings(service.name)
+            asyncio.run(work(settings))
+        except SettingsError as error:
+            typer.echo(error, err=True)
+            raise typer.Exit(2) from None
+
+    @app.command()
+    def api() -> None:
+        """Serve commands, queries and the page."""
+        run(lambda settings: _until_stopped(lambda stop: run_api(service, settings, stop, Metrics(service.name, VERSION))))
+
+    @app.command()
+    def worker() -> None:
+        """Relay, projections, look-ups, reactions and deadlines."""
+        run(lambda settings: _until_stopped(lambda stop: run_worker(service, settings, stop, Metrics(service.name, VERSION))))
+
+    @app.command(name="all")
+    def both() -> None:
+        """`api` and `worker` in one process, for a small site."""
+        run(lambda settings: _until_stopped(lambda stop: _run_all(service, settings, stop)))
+
+    @app.command(name="migrate")
+    def migrate_() -> None:
+        """Bring the database to its newest schema and create the topics."""
+        run(lambda settings: run_migrations(service, settings))
+
+    commands = typer.Typer(no_args_is_help=True, help="Keys that are held back because an event of theirs could not be applied.")
+    app.add_typer(commands, name="parked")
+
+    @commands.command(name="list")
+    def list_() -> None:
+        """Every parked key, with why and since when."""
+        run(lambda settings: _parked(settings, parked.list_keys))
+
+    @commands.command()
+    def show(key: str) -> None:
+        """The parked events of one key, in order, without their content."""
+        run(lambda settings: _parked(settings, lambda pool: parked.show(pool, key)))
+
+    @commands.command()
+    def retry(key: str) -> None:
+        """Apply a key's parked events in order; the first that fails again keeps the rest parked."""
+        run(lambda settings: _retry(service, settings, key))
+
+    app()
+
+
+async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
+    """Serves until `stop` is set. Raises OSError when the port is taken."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    key = read_key(settings.key_file)
+    roles = await _wait_for_database(dsn, stop)
+    if roles is None:
+        return
+    async with (
+        open_pool(dsn, f"{service.name} store", STORE_CONNECTIONS_MAX, role=roles.app) as pool,
+        open_pool(dsn, f"{service.name} reads", READ_CONNECTIONS_MAX, role=roles.app) as reads,
+    ):
+        engine = await _engine(service, pool, key, metrics)
+        waits = PositionWaits(pool, engine.store, service.reactions)
+        api = Api(
+            service=service.name,
+            title_zh=service.title_zh,
+            title_en=service.title_en,
+            version=VERSION,
+            use_cases=service.use_cases,
+            refusals=service.refusals,
+            queries=service.queries,
+            events=service.events,
+            submit=engine.commands.submit,
+            store=engine.store,
+            views=Views(reads, roles.reader, waits.freshness, waits.parked),
+            waits=waits,
+            authenticator=Authenticator(settings.token_keys_file, settings.token_issuer),
+            is_withdrawn=waits.is_withdrawn,
+            ready=lambda: _answers(pool),
+            now=engine.clock,
+            fingerprint_key=hmac.digest(key, b"leifeng fingerprint", sha256),
+            metrics=metrics,
+            siblings=settings.siblings,
+            topic_prefix=settings.topic_prefix,
+            imports=service.imports,
+        )
+        app = build_app(api)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, store=pool, reads=reads)))
+            tasks.create_task(serve(app, settings.http_host, settings.http_port, stop, pause_seconds=DRAIN_PAUSE_SECONDS))
+            await stop.wait()
+            app.state.draining = True
+        await engine.store.close()
+
+
+async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
+    """Stands for the four roles until `stop` is set."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    key = read_key(settings.key_file)
+    heartbeat = Heartbeat()
+    roles = await _wait_for_database(dsn, stop)
+    if roles is None:
+        return
+    async with open_pool(dsn, f"{service.name} worker", WORKER_CONNECTIONS_MAX, role=roles.app) as pool:
+        engine = await _engine(service, pool, key, metrics)
+        ground = _ground(engine, settings, pool, metrics)
+        relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics)
+        reacting = {each.source for each in service.reactions}
+        work = (
+            WorkerRole("relay", relay.run),
+            WorkerRole("views", lambda enough: run_views(ground, service.consumers, enough)),
+            WorkerRole(
+                "inbox",
+                lambda enough: run_inbox(
+                    ground, service.consumers, engine.look_ups, engine.commands.submit, service.use_cases, engine.clock, enough
+                ),
+            ),
+            WorkerRole("withdrawals", lambda enough: run_withdrawals(ground, service.consumers, enough)),
+        )
+        probe = probes(metrics, alive=heartbeat.is_alive, ready=lambda: _answers(pool))
+
+        async def refresh() -> None:
+            await gauges.refresh(pool, metrics, await engine.clock(), reacting)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(heartbeat.run(stop))
+            tasks.create_task(serve(probe, settings.http_host, settings.worker_port, stop))
+            sources = sorted({each.source for each in SUBSCRIPTIONS if each.consumer.partition(".")[0] == service.name})
+            tasks.create_task(heads.run(pool, settings.kafka_servers, settings.topic_prefix, sources, stop, metrics))
+            tasks.create_task(every(stop, GAUGES_SECONDS, "gauges", refresh))
+            tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, worker=pool)))
+            if service.imbalance is not None:
+                tasks.create_task(every(stop, LEDGER_SECONDS, "ledger", lambda: _check_ledger(service, pool, metrics)))
+            for role in work:
+                tasks.create_task(stand_for(role, dsn, metrics, stop))
+        await engine.store.close()
+
+
+async def run_migrations(service: Service[L], settings: Settings) -> None:
+    """Schemas, roles, log, views, topics. May be run again, and by two at once."""
+    dsn = settings.postgres_dsn.get_secret_value()
+    connection = await eventually("database", lambda: connect(dsn, f"{service.name} migrate"), _ABSENT, BACKING_WITHIN_SECONDS)
+    try:
+        sets = (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, service.migrations)
+        await migrate(connection, sets)
+        await ensure_log(connection, service.name, settings.clock)
+        await ensure_views(connection, await roles_of(connection), service.projections, service.api_sql)
+    finally:
+        await connection.close(timeout=5)
+    await eventually(
+        "broker",
+        lambda: ensure_topics(
+            settings.kafka_servers, settings.topic_prefix, [each for each in TOPICS.values() if each.owner == service.name]
+        ),
+        _ABSENT,
+        BACKING_WITHIN_SECONDS,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine(Generic[L]):
+    store: PostgresStore
+    codec: Codec
+    keys: PersonalKeys
+    look_ups: L
+    clock: Clock
+    commands: Commands[L]
+
+
+async def _engine(service: Service[L], pool: Pool, key: bytes, metrics: Metrics) -> _Engine[L]:
+    """What decides and appends: the same in both processes."""
+    store = await open_store(pool, service.name, metrics)
+    codec = Codec(EVENTS, UPCASTERS)
+    keys = PersonalKeys(pool, key)
+    look_ups = service.look_up_reader(pool)
+    clock = log_clock(pool)
+    commands = Commands(store, codec, keys, look_ups, service.claims, clock, metrics)
+    return _Engine(store, codec, keys, look_ups, clock, commands)
+
+
+async def _run_all(service: Service[Any], settings: Settings, stop: asyncio.Event) -> None:
+    metrics = Metrics(service.name, VERSION)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(run_api(service, settings, stop, metrics))
+        tasks.create_task(run_worker(service, settings, stop, metrics))
+
+
+async def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    await work(stop_on_signals())
+
+
+async def _wait_for_database(dsn: str, stop: asyncio.Event) -> Roles | None:
+    """The roles of the database once it answers; None when the process is told to stop before."""
+    while not stop.is_set():
+        try:
+            return await eventually("database", lambda: _roles(dsn), _ABSENT, within_seconds=5.0)
+        except _ABSENT as error:
+            _log.warning("database_absent", error=type(error).__qualname__)
+    return None
+
+
+async def _roles(dsn: str) -> Roles:
+    connection = await connect(dsn, "start")
+    try:
+        return await roles_of(connection)
+    finally:
+        await connection.close(timeout=2)
+
+
+async def _answers(pool: Pool) -> bool:
+    await pool.fetchval("SELECT 1", timeout=1.0)
+    return True
+
+
+async def _count_connections(metrics: Metrics, **pools: Pool) -> None:
+    for name, pool in pools.items():
+        metrics.db_pool_connections.labels(name, "open").set(pool.get_size())
+        metrics.db_pool_connections.labels(name, "idle").set(pool.get_idle_size())
+
+
+async def _check_ledger(service: Service[Any], pool: Pool, metrics: Metrics) -> None:
+    assert service.imbalance is not None
+    async with pool.acquire(timeout=2.0) as connection:
+        metrics.ledger_imbalance_minutes.set(await service.imbalance(connection))
+
+
+def _ground(engine: _Engine[Any], settings: Settings, pool: Pool, metrics: Metrics) -> Ground:
+    return Ground(
+        pool=pool,
+        servers=settings.kafka_servers,
+        topic_prefix=settings.topic_prefix,
+        codec=engine.codec,
+        keys=engine.keys,
+        metrics=metrics,
+    )
+
+
+async def _parked(settings: Settings, look: Callable[[Pool], Awaitable[Sequence[Any]]]) -> None:
+    dsn = settings.postgres_dsn.get_secret_value()
+    async with open_pool(dsn, "parked", 1, role=(await _roles(dsn)).app) as pool:
+        for row in await look(pool):
+            typer.echo("  ".join(f"{name}={value}" for name, value in asdict(row).items()))
+
+
+async def _retry(service: Service[L], settings: Settings, key: str) -> None:
+    dsn = settings.postgres_dsn.get_secret_value()
+    metrics = Metrics(service.name, VERSION)
+    async with open_pool(dsn, "parked", READ_CONNECTIONS_MAX, role=(await _roles(dsn)).app) as pool:
+        engine = await _engine(service, pool, read_key(settings.key_file), metrics)
+        ground = _ground(engine, settings, pool, metrics)
+
+        async def caught_up(_source: str) -> None:
+            """What is parked has been read; a row that lacks now is a fact."""
+
+        reacting = reactors(ground, service.consumers, engine.look_ups, engine.commands.submit, caught_up, asyncio.Event())
+        for each in await parked.retry(pool, parts(ground, service.consumers), reacting, key):
+            typer.echo(f"{each.consumer} {each.log}: {each.released} released" + (f", then {each.failed}" if each.failed else ""))
+        await engine.store.close()
