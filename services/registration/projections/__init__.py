@@ -1,0 +1,29 @@
+"""What an admin wants to see of registration, and of a volunteer across all three services."""
+
+from pathlib import Path
+from typing import Final
+
+from services.registration.projections import activities, programmes, volunteer_records, volunteers
+from shared.consumer.values import Projection
+from shared.http.query import Query
+
+PROJECTIONS: Final[tuple[Projection, ...]] = (
+    programmes.PROGRAMMES,
+    activities.ACTIVITIES,
+    volunteers.VOLUNTEERS,
+    volunteer_records.MINUTES,
+    volunteer_records.STARS,
+)
+
+QUERIES: Final[tuple[Query, ...]] = (
+    activities.QUERY,
+    activities.PLAN,
+    volunteer_records.QUERY,
+    volunteers.QUERY,
+    activities.ENROLLMENTS,
+    programmes.WORDS,
+    programmes.UNITS,
+    programmes.ROLES,
+)
+
+API_SQL: Final = Path(__file__).parent / "api.sql"

@@ -1,0 +1,42 @@
+CREATE TABLE activities (
+    activity_id uuid PRIMARY KEY,
+    unit_code text NOT NULL,
+    month date NOT NULL,
+    title text NOT NULL,
+    carrier text NOT NULL,
+    target_group text,
+    occasion text,
+    place text NOT NULL,
+    starts_at timestamptz NOT NULL,
+    ends_at timestamptz NOT NULL,
+    wait_list_max integer NOT NULL,
+    has_risk boolean NOT NULL,
+    state text NOT NULL,
+    outcome text
+);
+CREATE INDEX activities_start_idx ON activities (starts_at, activity_id);
+CREATE INDEX activities_unit_month_idx ON activities (unit_code, month);
+CREATE TABLE activity_positions (
+    activity_id uuid NOT NULL,
+    position text NOT NULL,
+    name text NOT NULL,
+    capacity integer NOT NULL,
+    PRIMARY KEY (activity_id, position)
+);
+CREATE TABLE enrollments (
+    activity_id uuid NOT NULL,
+    volunteer_id uuid NOT NULL,
+    position text NOT NULL,
+    standing text NOT NULL,
+    expires_at timestamptz,
+    since timestamptz NOT NULL,
+    PRIMARY KEY (activity_id, volunteer_id)
+);
+CREATE INDEX enrollments_volunteer_idx ON enrollments (volunteer_id);
+CREATE TABLE clashes_overridden (
+    activity_id uuid NOT NULL,
+    volunteer_id uuid NOT NULL,
+    clashes_with uuid NOT NULL,
+    reason text NOT NULL,
+    overridden_at timestamptz NOT NULL
+);

@@ -1,0 +1,176 @@
+CREATE VIEW api.programmes AS
+SELECT year, title, theme, issuing_body, document_reference, issued_on, starts_on, ends_on FROM programmes;
+COMMENT ON VIEW api.programmes IS '年度活动方案 / The programmes, one a year';
+COMMENT ON COLUMN api.programmes.year IS '年度 / Year';
+COMMENT ON COLUMN api.programmes.title IS '名称 / Title';
+COMMENT ON COLUMN api.programmes.theme IS '活动主题 / Theme';
+COMMENT ON COLUMN api.programmes.issuing_body IS '发布机构 / The body that issued it';
+COMMENT ON COLUMN api.programmes.document_reference IS '文号 / Document reference';
+COMMENT ON COLUMN api.programmes.issued_on IS '发文日期 / Day of issue';
+COMMENT ON COLUMN api.programmes.starts_on IS '开始日期 / First day';
+COMMENT ON COLUMN api.programmes.ends_on IS '结束日期 / Last day';
+
+CREATE VIEW api.programme_words AS
+SELECT year, kind, code, name_zh, name_en, month, day FROM programme_words;
+COMMENT ON VIEW api.programme_words IS '方案内容 / What a programme names: carriers, target groups, occasions';
+COMMENT ON COLUMN api.programme_words.year IS '年度 / Year';
+COMMENT ON COLUMN api.programme_words.kind IS '类别: carrier 载体, target_group 重点群体, occasion 时间节点 / Kind: carrier, target_group or occasion';
+COMMENT ON COLUMN api.programme_words.code IS '代码 / Code, as activities name it';
+COMMENT ON COLUMN api.programme_words.name_zh IS '中文名称 / Name in Chinese';
+COMMENT ON COLUMN api.programme_words.name_en IS '英文名称 / Name in English';
+COMMENT ON COLUMN api.programme_words.month IS '时间节点的月份 / Month of an occasion';
+COMMENT ON COLUMN api.programme_words.day IS '时间节点的日 / Day of an occasion';
+
+CREATE VIEW api.units AS
+SELECT code, name, kind, parent_code, aliases, valid_from, planned_activities_per_month FROM units;
+COMMENT ON VIEW api.units IS '单位 / Units, as they were last registered';
+COMMENT ON COLUMN api.units.code IS '代码 / Code, as tokens and files name it';
+COMMENT ON COLUMN api.units.name IS '名称 / Name';
+COMMENT ON COLUMN api.units.kind IS '类别: bureau 局, subordinate_unit 局属单位, office 科室 / Kind: bureau, subordinate_unit or office';
+COMMENT ON COLUMN api.units.parent_code IS '上级单位代码 / Code of the unit above';
+COMMENT ON COLUMN api.units.aliases IS '别名 / Other names';
+COMMENT ON COLUMN api.units.valid_from IS '启用日期 / The day from which it holds';
+COMMENT ON COLUMN api.units.planned_activities_per_month IS '每月计划活动数 / Activities that it plans a month';
+
+CREATE VIEW api.roles AS
+SELECT person_id, role, unit_code, is_held, since FROM roles;
+COMMENT ON VIEW api.roles IS '授权记录 / Roles granted and withdrawn';
+COMMENT ON COLUMN api.roles.person_id IS '人员标识 / The person';
+COMMENT ON COLUMN api.roles.role IS '角色 / Role';
+COMMENT ON COLUMN api.roles.unit_code IS '单位代码 / Code of the unit it is for';
+COMMENT ON COLUMN api.roles.is_held IS '是否有效 / Whether it is held now';
+COMMENT ON COLUMN api.roles.since IS '授权或收回时间 / When it was granted or withdrawn';
+
+CREATE VIEW api.activities AS
+SELECT activity.activity_id, activity.unit_code, activity.title, activity.carrier, activity.target_group, activity.occasion, activity.place,
+       activity.starts_at, activity.ends_at, activity.has_risk, activity.state, activity.outcome,
+       places.capacity, seats.taken, seats.offered, seats.waiting, activity.wait_list_max
+FROM activities AS activity
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(capacity), 0)::bigint AS capacity FROM activity_positions AS one WHERE one.activity_id = activity.activity_id
+) AS places
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE standing = 'seated') AS taken, count(*) FILTER (WHERE standing = 'offered') AS offered,
+           count(*) FILTER (WHERE standing = 'waiting') AS waiting
+    FROM enrollments AS one WHERE one.activity_id = activity.activity_id
+) AS seats;
+COMMENT ON VIEW api.activities IS '活动与名额 / Activities with their seats';
+COMMENT ON COLUMN api.activities.activity_id IS '活动标识 / The activity';
+COMMENT ON COLUMN api.activities.unit_code IS '举办单位代码 / Code of the unit that holds it';
+COMMENT ON COLUMN api.activities.title IS '名称 / Title';
+COMMENT ON COLUMN api.activities.carrier IS '活动载体代码 / Code of the carrier';
+COMMENT ON COLUMN api.activities.target_group IS '重点群体代码 / Code of the target group';
+COMMENT ON COLUMN api.activities.occasion IS '时间节点代码 / Code of the occasion';
+COMMENT ON COLUMN api.activities.place IS '地点 / Place';
+COMMENT ON COLUMN api.activities.starts_at IS '开始时间 / Start';
+COMMENT ON COLUMN api.activities.ends_at IS '结束时间 / End';
+COMMENT ON COLUMN api.activities.has_risk IS '是否有风险 / Whether it has risks, so that minors stay away';
+COMMENT ON COLUMN api.activities.state IS '状态: open 已发布, held 已举办, cancelled 已取消 / State: open, held or cancelled';
+COMMENT ON COLUMN api.activities.outcome IS '活动成果或取消原因 / What came of it, or why it was cancelled';
+COMMENT ON COLUMN api.activities.capacity IS '名额 / Seats, all positions together';
+COMMENT ON COLUMN api.activities.taken IS '已录用 / Seats taken';
+COMMENT ON COLUMN api.activities.offered IS '待确认递补 / Seats on offer';
+COMMENT ON COLUMN api.activities.waiting IS '候补人数 / Persons on the wait-list';
+COMMENT ON COLUMN api.activities.wait_list_max IS '候补上限 / How many may wait';
+
+CREATE VIEW api.activity_positions AS
+SELECT place.activity_id, place.position, place.name, place.capacity, seats.taken, seats.offered, seats.waiting
+FROM activity_positions AS place
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE standing = 'seated') AS taken, count(*) FILTER (WHERE standing = 'offered') AS offered,
+           count(*) FILTER (WHERE standing = 'waiting') AS waiting
+    FROM enrollments AS one WHERE one.activity_id = place.activity_id AND one.position = place.position
+) AS seats;
+COMMENT ON VIEW api.activity_positions IS '岗位与名额 / Positions with their seats';
+COMMENT ON COLUMN api.activity_positions.activity_id IS '活动标识 / The activity';
+COMMENT ON COLUMN api.activity_positions.position IS '岗位代码 / Code of the position';
+COMMENT ON COLUMN api.activity_positions.name IS '岗位名称 / Name of the position';
+COMMENT ON COLUMN api.activity_positions.capacity IS '名额 / Seats';
+COMMENT ON COLUMN api.activity_positions.taken IS '已录用 / Seats taken';
+COMMENT ON COLUMN api.activity_positions.offered IS '待确认递补 / Seats on offer';
+COMMENT ON COLUMN api.activity_positions.waiting IS '候补人数 / Persons on the wait-list';
+
+CREATE VIEW api.unit_months AS
+SELECT month.month::date AS month, unit.code AS unit_code, unit.name AS unit_name, unit.planned_activities_per_month::bigint AS planned,
+       counted.published, counted.held, counted.cancelled
+FROM programmes AS programme
+CROSS JOIN LATERAL generate_series(
+    date_trunc('month', programme.starts_on::timestamp), programme.ends_on::timestamp, interval '1 month'
+) AS month (month)
+CROSS JOIN units AS unit
+CROSS JOIN LATERAL (
+    SELECT count(*) AS published, count(*) FILTER (WHERE state = 'held') AS held, count(*) FILTER (WHERE state = 'cancelled') AS cancelled
+    FROM activities AS one WHERE one.unit_code = unit.code AND one.month = month.month::date
+) AS counted
+WHERE unit.valid_from < (month.month + interval '1 month');
+COMMENT ON VIEW api.unit_months IS '各单位每月计划与举办 / What each unit planned and held, by month of the start';
+COMMENT ON COLUMN api.unit_months.month IS '月份的第一天 / First day of the month';
+COMMENT ON COLUMN api.unit_months.unit_code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.unit_months.unit_name IS '单位名称 / Name of the unit';
+COMMENT ON COLUMN api.unit_months.planned IS '计划活动数 / Activities planned';
+COMMENT ON COLUMN api.unit_months.published IS '已发布活动数 / Activities published, whatever became of them';
+COMMENT ON COLUMN api.unit_months.held IS '已举办活动数 / Activities held';
+COMMENT ON COLUMN api.unit_months.cancelled IS '已取消活动数 / Activities cancelled';
+
+-- What is withdrawn is hidden at once, also where the person's own events wait behind a parked one (D8).
+CREATE VIEW api.volunteers AS
+SELECT known.volunteer_id, known.number, known.unit_code,
+       CASE WHEN gone.position > known.registered_position THEN NULL ELSE left(known.name, 1) || '**' END AS masked_name,
+       known.is_minor, known.skills,
+       CASE WHEN known.standing = 'registered' AND gone.position > known.registered_position THEN 'left' ELSE known.standing END AS standing,
+       (known.named_position IS NOT NULL AND coalesce(unsaid.position, 0) < known.named_position
+        AND coalesce(gone.position, 0) < known.registered_position) AS may_be_named,
+       known.registered_at
+FROM volunteers AS known
+LEFT JOIN consumer.withdrawn AS gone ON gone.subject = known.volunteer_id AND gone.kind = 'person'
+LEFT JOIN consumer.withdrawn AS unsaid ON unsaid.subject = known.volunteer_id AND unsaid.kind = 'consent:be_named';
+COMMENT ON VIEW api.volunteers IS '志愿者 / Volunteers; names are masked, and gone for who left';
+COMMENT ON COLUMN api.volunteers.volunteer_id IS '志愿者标识 / The volunteer';
+COMMENT ON COLUMN api.volunteers.number IS '志愿者编号 / Public number';
+COMMENT ON COLUMN api.volunteers.unit_code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.volunteers.masked_name IS '隐去后的姓名 / Name, all but the first character masked';
+COMMENT ON COLUMN api.volunteers.is_minor IS '注册时未成年 / Under 18 when registered';
+COMMENT ON COLUMN api.volunteers.skills IS '服务技能 / Skills';
+COMMENT ON COLUMN api.volunteers.standing IS '状态: registered 已注册, left 已退出, erased 个人信息已删除 / Standing: registered, left or erased';
+COMMENT ON COLUMN api.volunteers.may_be_named IS '是否同意公开姓名 / Whether the person consented to be named in public';
+COMMENT ON COLUMN api.volunteers.registered_at IS '注册时间 / When registered';
+
+CREATE VIEW api.enrollments AS
+SELECT seat.activity_id, seat.volunteer_id, known.number, seat.position, seat.standing, seat.expires_at, seat.since
+FROM enrollments AS seat LEFT JOIN volunteers AS known USING (volunteer_id);
+COMMENT ON VIEW api.enrollments IS '报名 / Enrolments, as each stands now';
+COMMENT ON COLUMN api.enrollments.activity_id IS '活动标识 / The activity';
+COMMENT ON COLUMN api.enrollments.volunteer_id IS '志愿者标识 / The volunteer';
+COMMENT ON COLUMN api.enrollments.number IS '志愿者编号 / Public number';
+COMMENT ON COLUMN api.enrollments.position IS '岗位代码 / Code of the position';
+COMMENT ON COLUMN api.enrollments.standing IS '状态: seated 已录用, offered 待确认, waiting 候补, withdrawn 已取消, expired 递补失效 / Standing';
+COMMENT ON COLUMN api.enrollments.expires_at IS '递补确认截止 / Until when the offer stands';
+COMMENT ON COLUMN api.enrollments.since IS '自何时 / Since when';
+
+CREATE VIEW api.clashes_overridden AS
+SELECT activity_id, volunteer_id, clashes_with, reason, overridden_at FROM clashes_overridden;
+COMMENT ON VIEW api.clashes_overridden IS '时间冲突特批 / Overlapping times that a coordinator allowed';
+COMMENT ON COLUMN api.clashes_overridden.activity_id IS '活动标识 / The activity enrolled in';
+COMMENT ON COLUMN api.clashes_overridden.volunteer_id IS '志愿者标识 / The volunteer';
+COMMENT ON COLUMN api.clashes_overridden.clashes_with IS '冲突的活动 / The activity at the same time';
+COMMENT ON COLUMN api.clashes_overridden.reason IS '特批理由 / Why it was allowed';
+COMMENT ON COLUMN api.clashes_overridden.overridden_at IS '特批时间 / When it was allowed';
+
+CREATE VIEW api.volunteer_overview AS
+SELECT known.volunteer_id, known.number, known.unit_code,
+       coalesce(minutes.timed, 0) AS timed_minutes, coalesce(minutes.back_entered, 0) AS back_entered_minutes,
+       coalesce(minutes.transferred, 0) AS transferred_minutes, coalesce(minutes.over_cap, 0) AS over_cap_minutes,
+       coalesce((SELECT max(star.stars) FROM volunteer_stars AS star WHERE star.volunteer_id = known.volunteer_id AND star.is_held), 0)::bigint
+           AS stars,
+       known.standing
+FROM api.volunteers AS known LEFT JOIN volunteer_minutes AS minutes USING (volunteer_id);
+COMMENT ON VIEW api.volunteer_overview IS '志愿者总览: 三个服务的数据 / Volunteers across registration, hours and recognition';
+COMMENT ON COLUMN api.volunteer_overview.volunteer_id IS '志愿者标识 / The volunteer';
+COMMENT ON COLUMN api.volunteer_overview.number IS '志愿者编号 / Public number';
+COMMENT ON COLUMN api.volunteer_overview.unit_code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.volunteer_overview.timed_minutes IS '系统计时分钟数 / Minutes timed';
+COMMENT ON COLUMN api.volunteer_overview.back_entered_minutes IS '补录分钟数 / Minutes entered afterwards';
+COMMENT ON COLUMN api.volunteer_overview.transferred_minutes IS '转入分钟数 / Minutes brought from elsewhere';
+COMMENT ON COLUMN api.volunteer_overview.over_cap_minutes IS '超出每日上限的分钟数 / Minutes above the daily cap';
+COMMENT ON COLUMN api.volunteer_overview.stars IS '现有最高星级 / The highest star held';
+COMMENT ON COLUMN api.volunteer_overview.standing IS '状态 / Standing: registered, left or erased';

@@ -1,0 +1,148 @@
+"""Programmes, their words, the units and who holds which role: what a bureau has laid down."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, LiteralString
+
+from shared.application import Role
+from shared.consumer.values import Fact, Projection
+from shared.contracts.registration import ProgrammeAdopted, RoleGranted, RoleWithdrawn, UnitRegistered
+from shared.http.query import Column, Filter, Query
+from shared.postgres import Connection
+
+
+async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
+    """A year's programme is said once; a unit and a role are as they were last said."""
+    units, roles = dict[str, UnitRegistered](), dict[tuple[object, str, str], tuple[Fact, bool]]()
+    for fact in facts:
+        match fact.event:
+            case ProgrammeAdopted() as event:
+                await _insert_programme(connection, event)
+            case UnitRegistered() as event:
+                units[event.code] = event
+            case RoleGranted() | RoleWithdrawn() as event:
+                roles[event.person_id, event.role, event.unit_code] = (fact, isinstance(event, RoleGranted))
+            case _:
+                pass
+    await connection.executemany(
+        _UPSERT_UNIT,
+        [
+            (each.code, each.name, each.kind, each.parent_code, list(each.aliases), each.valid_from, each.planned_activities_per_month)
+            for each in units.values()
+        ],
+    )
+    await connection.executemany(_UPSERT_ROLE, [(*key, is_held, fact.record.time) for key, (fact, is_held) in roles.items()])
+
+
+async def _insert_programme(connection: Connection, event: ProgrammeAdopted) -> None:
+    await connection.execute(
+        _INSERT_PROGRAMME,
+        event.year,
+        event.title,
+        event.theme,
+        event.issuing_body,
+        event.document_reference,
+        event.issued_on,
+        event.starts_on,
+        event.ends_on,
+    )
+    words = [
+        *(("carrier", each.code, each.name_zh, each.name_en, None, None) for each in event.carriers),
+        *(("target_group", each.code, each.name_zh, each.name_en, None, None) for each in event.target_groups),
+        *(("occasion", each.code, each.name_zh, each.name_en, each.month, each.day) for each in event.occasions),
+    ]
+    await connection.executemany(_INSERT_WORD, [(event.year, *word) for word in words])
+
+
+_INSERT_PROGRAMME: Final[LiteralString] = """
+    INSERT INTO programmes (year, title, theme, issuing_body, document_reference, issued_on, starts_on, ends_on)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+_INSERT_WORD: Final[LiteralString] = """
+    INSERT INTO programme_words (year, kind, code, name_zh, name_en, month, day) VALUES ($1, $2, $3, $4, $5, $6, $7)
+"""
+_UPSERT_UNIT: Final[LiteralString] = """
+    INSERT INTO units (code, name, kind, parent_code, aliases, valid_from, planned_activities_per_month)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    ON CONFLICT (code) DO UPDATE
+    SET name = excluded.name, kind = excluded.kind, parent_code = excluded.parent_code, aliases = excluded.aliases,
+        valid_from = excluded.valid_from, planned_activities_per_month = excluded.planned_activities_per_month
+"""
+_UPSERT_ROLE: Final[LiteralString] = """
+    INSERT INTO roles (person_id, role, unit_code, is_held, since) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (person_id, role, unit_code) DO UPDATE SET is_held = excluded.is_held, since = excluded.since
+"""
+
+PROGRAMMES: Final = Projection("programmes", "registration", Path(__file__).with_suffix(".sql"), fold)
+
+WORDS: Final = Query(
+    name="programme_words",
+    path="/programme-words",
+    sql="""
+        SELECT year, kind, code, name_zh, name_en, month, day FROM api.programme_words
+        WHERE ($1::bigint IS NULL OR year = $1) AND ($2::text IS NULL OR kind = $2)
+          AND ($3::bigint IS NULL OR (year, kind, code) > ($3, $4::text, $5::text))
+        ORDER BY year, kind, code LIMIT $6
+    """,
+    columns=(
+        Column("year", "integer", "年度", "Year"),
+        Column("kind", "text", "类别", "Kind"),
+        Column("code", "text", "代码", "Code"),
+        Column("name_zh", "text", "名称", "Name in Chinese"),
+        Column("name_en", "text", "英文名称", "Name in English"),
+        Column("month", "integer", "月", "Month", nullable=True),
+        Column("day", "integer", "日", "Day", nullable=True),
+    ),
+    order=("year", "kind", "code"),
+    roles=frozenset(Role),
+    title_zh="方案内容: 载体, 重点群体, 时间节点",
+    title_en="The programme: carriers, target groups, occasions",
+    filters=(Filter("year", "integer", "年度", "Year"), Filter("kind", "text", "类别", "Kind")),
+    public=True,
+)
+
+UNITS: Final = Query(
+    name="units",
+    path="/units",
+    sql="""
+        SELECT code, name, kind, parent_code, valid_from, planned_activities_per_month FROM api.units
+        WHERE ($1::text IS NULL OR code > $1) ORDER BY code LIMIT $2
+    """,
+    columns=(
+        Column("code", "text", "代码", "Code"),
+        Column("name", "text", "单位", "Unit"),
+        Column("kind", "text", "类别", "Kind"),
+        Column("parent_code", "text", "上级单位", "Parent", nullable=True),
+        Column("valid_from", "date", "启用日期", "Valid from"),
+        Column("planned_activities_per_month", "integer", "每月计划活动", "Planned a month"),
+    ),
+    order=("code",),
+    roles=frozenset(Role),
+    title_zh="单位",
+    title_en="Units",
+    public=True,
+)
+
+ROLES: Final = Query(
+    name="roles",
+    path="/roles",
+    sql="""
+        SELECT person_id, role, unit_code, is_held, since FROM api.roles
+        WHERE ($1::text IS NULL OR unit_code = $1)
+          AND ($2::uuid IS NULL OR (person_id, role, unit_code) > ($2, $3::text, $4::text))
+        ORDER BY person_id, role, unit_code LIMIT $5
+    """,
+    columns=(
+        Column("person_id", "uuid", "人员", "Person"),
+        Column("role", "text", "角色", "Role"),
+        Column("unit_code", "text", "单位", "Unit"),
+        Column("is_held", "boolean", "有效", "Held"),
+        Column("since", "instant", "自", "Since"),
+    ),
+    order=("person_id", "role", "unit_code"),
+    roles=frozenset({Role.BUREAU_ADMIN, Role.AUDITOR}),
+    title_zh="授权记录",
+    title_en="Roles granted and withdrawn",
+    filters=(Filter("unit", "text", "单位", "Unit"),),
+    key="person_id",
+)

@@ -1,0 +1,138 @@
+"""Volunteers: number, unit, standing, consents. The table holds clear names for those who may see them; the views show them masked."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, LiteralString
+from uuid import UUID
+
+from shared.application import Role
+from shared.consumer.values import Fact, Projection
+from shared.contracts.registration import (
+    ConsentGiven,
+    ConsentWithdrawn,
+    PersonalDataErased,
+    VolunteerDeregistered,
+    VolunteerRegistered,
+)
+from shared.errors import InvariantError
+from shared.http.query import Column, Filter, Query
+from shared.postgres import Connection
+
+
+@dataclass(slots=True)
+class _Volunteer:
+    volunteer_id: UUID
+    number: str
+    unit_code: str
+    name: str | None
+    phone: str | None
+    is_minor: bool
+    skills: str
+    standing: str
+    registered_at: datetime
+    registered_position: int
+    named_position: int | None = None
+
+
+_OF_VOLUNTEERS: Final = VolunteerRegistered | ConsentGiven | ConsentWithdrawn | VolunteerDeregistered | PersonalDataErased
+
+
+async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
+    """Folds in memory, by person. An erasure nulls the clear values; in a replay they read null from the start."""
+    touched = {fact.event.volunteer_id for fact in facts if isinstance(fact.event, _OF_VOLUNTEERS)}
+    if not touched:
+        return
+    known = {row["volunteer_id"]: _Volunteer(**dict(row)) for row in await connection.fetch(_SELECT, list(touched))}
+    for fact in facts:
+        match fact.event:
+            case VolunteerRegistered() as event:
+                known[event.volunteer_id] = _registered(event, fact)
+            case ConsentGiven() | ConsentWithdrawn() | VolunteerDeregistered() | PersonalDataErased() as event:
+                if event.volunteer_id not in known:
+                    raise InvariantError("a volunteer's record does not begin with the registration")
+                _change(known[event.volunteer_id], event, fact.record.position)
+            case _:
+                pass
+    columns = zip(*(astuple(each) for each in known.values()), strict=True)
+    await connection.execute(_UPSERT, *(list(column) for column in columns))
+
+
+def _registered(event: VolunteerRegistered, fact: Fact) -> _Volunteer:
+    return _Volunteer(
+        volunteer_id=event.volunteer_id,
+        number=event.number,
+        unit_code=event.unit_code,
+        name=event.name,
+        phone=event.phone,
+        is_minor=event.is_minor,
+        skills=", ".join(event.skills),
+        standing="registered",
+        registered_at=fact.record.time,
+        registered_position=fact.record.position,
+    )
+
+
+def _change(
+    volunteer: _Volunteer, event: ConsentGiven | ConsentWithdrawn | VolunteerDeregistered | PersonalDataErased, position: int
+) -> None:
+    match event:
+        case ConsentGiven(consent="be_named"):
+            volunteer.named_position = position
+        case ConsentWithdrawn(consent="be_named"):
+            volunteer.named_position = None
+        case VolunteerDeregistered():
+            volunteer.standing, volunteer.named_position = "left", None
+        case PersonalDataErased():
+            volunteer.standing, volunteer.name, volunteer.phone = "erased", None, None
+        case _:
+            pass
+
+
+_SELECT: Final[LiteralString] = """
+    SELECT volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at, registered_position, named_position
+    FROM volunteers WHERE volunteer_id = ANY ($1::uuid[])
+"""
+_UPSERT: Final[LiteralString] = """
+    INSERT INTO volunteers (volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at, registered_position,
+                            named_position)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
+                         $9::timestamptz[], $10::bigint[], $11::bigint[])
+    ON CONFLICT (volunteer_id) DO UPDATE
+    SET number = excluded.number, unit_code = excluded.unit_code, name = excluded.name, phone = excluded.phone,
+        is_minor = excluded.is_minor, skills = excluded.skills, standing = excluded.standing, registered_at = excluded.registered_at,
+        registered_position = excluded.registered_position, named_position = excluded.named_position
+"""
+VOLUNTEERS: Final = Projection("volunteers", "registration", Path(__file__).with_suffix(".sql"), fold)
+
+_STAFF: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR})
+
+QUERY: Final = Query(
+    name="volunteers",
+    path="/volunteers",
+    sql="""
+        SELECT number, volunteer_id, unit_code, masked_name, is_minor, standing, may_be_named, registered_at FROM api.volunteers
+        WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR standing = $2)
+          AND (current_setting('leifeng.actor_role', true) <> 'unit_admin' OR unit_code = current_setting('leifeng.actor_unit', true))
+          AND ($3::text IS NULL OR number > $3)
+        ORDER BY number LIMIT $4
+    """,
+    columns=(
+        Column("number", "text", "志愿者编号", "Number"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
+        Column("unit_code", "text", "单位", "Unit"),
+        Column("masked_name", "text", "姓名(隐去)", "Name (masked)", nullable=True),
+        Column("is_minor", "boolean", "注册时未成年", "Minor when registered"),
+        Column("standing", "text", "状态", "Standing"),
+        Column("may_be_named", "boolean", "同意公开姓名", "May be named"),
+        Column("registered_at", "instant", "注册时间", "Registered"),
+    ),
+    order=("number",),
+    roles=_STAFF,
+    title_zh="志愿者名册",
+    title_en="Volunteers",
+    filters=(Filter("unit", "text", "单位", "Unit"), Filter("standing", "text", "状态", "Standing")),
+    key="volunteer_id",
+    details="streams/volunteer-{volunteer_id}/events",
+)
