@@ -169,9 +169,8 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "policy_not_later": RefusalText(
         409, "新版本须晚于前一版本及今日生效", "A new version takes effect after the last one, and after today"
     ),
-    "not_for_this_volunteer": RefusalText(
-        403, "只能为本人或本单位志愿者申请", "You may apply for yourself, or for volunteers of your unit"
-    ),
+    "not_own_record": RefusalText(403, "只能为本人申请", "A volunteer applies for themself only"),
+    "wrong_unit": RefusalText(403, "只能为本单位志愿者申请", "A unit admin applies for volunteers of the own unit only"),
     "not_a_volunteer": RefusalText(404, "没有此志愿者", "Nobody of this id is a volunteer"),
     "no_star_policy": RefusalText(409, "今日尚无有效的评星规则", "No star policy is in force today"),
     "star_already_held": RefusalText(409, "已持有该星级", "The volunteer holds this star already"),
