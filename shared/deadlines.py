@@ -15,10 +15,9 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from shared import ids, logs
-from shared.application import UseCase
 from shared.clock import Clock
 from shared.consumer.shell import FINAL, StoppedError, insist, wait
-from shared.consumer.values import system_actor
+from shared.consumer.values import Consumers, system_actor
 from shared.errors import CallerError, DeterministicError, StreamConflictError
 from shared.http.api import Submit
 from shared.metrics import Metrics
@@ -30,13 +29,11 @@ POLL_SECONDS: Final = 0.2
 _log = logs.logger()
 
 
-async def run(
-    pool: Pool, service: str, use_cases: Sequence[UseCase[Any, Any]], submit: Submit, clock: Clock, stop: asyncio.Event, metrics: Metrics
-) -> None:
+async def run(pool: Pool, consumers: Consumers[Any], submit: Submit, clock: Clock, stop: asyncio.Event, metrics: Metrics) -> None:
     """Fires what falls due until `stop`; a database that is away is waited for."""
 
     async def step() -> int:
-        return await fire_due(pool, service, use_cases, submit, await clock())
+        return await fire_due(pool, consumers, submit, await clock())
 
     while not stop.is_set():
         try:
@@ -47,34 +44,33 @@ async def run(
             await wait(stop, POLL_SECONDS)
 
 
-async def fire_due(pool: Pool, service: str, use_cases: Sequence[UseCase[Any, Any]], submit: Submit, now: datetime) -> int:
+async def fire_due(pool: Pool, consumers: Consumers[Any], submit: Submit, now: datetime) -> int:
     """Submits the commands of deadlines due at `now`, `DUE_AT_ONCE_MAX` at most, and forgets each once it is answered; how many there were.
 
     One that a later fact has replaced or cleared meanwhile stays as that fact says. One that fails for good is kept with its error, is
     counted as due and not tried again.
     """
     due = await pool.fetch(_SELECT_DUE, now, DUE_AT_ONCE_MAX)
-    known = {each.name: each for each in use_cases}
     by_key = defaultdict[str, list[asyncpg.Record]](list)
     for row in due:
         by_key[row["key"]].append(row)
 
     async def in_order(rows: Sequence[asyncpg.Record]) -> None:
         for row in rows:
-            await _fire(pool, service, known, submit, row)
+            await _fire(pool, consumers, submit, row)
 
     await asyncio.gather(*(in_order(rows) for rows in by_key.values()))
     return len(due)
 
 
-async def _fire(pool: Pool, service: str, known: dict[str, UseCase[Any, Any]], submit: Submit, row: asyncpg.Record) -> None:
+async def _fire(pool: Pool, consumers: Consumers[Any], submit: Submit, row: asyncpg.Record) -> None:
     try:
-        use_case = known[row["use_case"]]
+        use_case = consumers.use_cases[row["use_case"]]
         await submit(
             use_case,
             use_case.body.model_validate_json(row["body"]),
             ids={name: UUID(text) for name, text in from_json(row["ids"]).items()},
-            actor=system_actor(service),
+            actor=system_actor(consumers.service),
             # One event may set deadlines of one name for several keys, so the key is part of the name.
             command_id=ids.deadline_command_id(f"{row['name']}/{row['key']}", row["set_by"]),
             fingerprint=None,

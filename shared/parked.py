@@ -2,45 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from pydantic_core import from_json
 
+from shared.consumer import inbox, views, withdrawals
 from shared.consumer.apply import DETERMINISTIC, POOL_WAIT_SECONDS, Entry, Part, Place, Stage, decoded, enter, fold, open_sealed
 from shared.consumer.inbox import Reactor
+from shared.consumer.setting import Setting
 from shared.envelope import record_of
 from shared.errors import CallerError
 from shared.postgres import Connection, Pool
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedKey:
-    """A key with parked events of one source log, and why."""
-
-    consumer: str
-    log: str
-    key: str
-    stage: Stage
-    reason: str
-    events: int
-    first_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ParkedEvent:
-    """A parked event without its content: coordinates, headers, and the names of its payload's fields."""
-
-    consumer: str
-    log: str
-    position: int
-    type: str
-    stage: Stage
-    error_class: str
-    attempts: int
-    state: str
-    headers: Mapping[str, str]
-    fields: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +25,36 @@ class Tried:
     failed: str | None
 
 
-async def list_keys(pool: Pool) -> Sequence[ParkedKey]:
-    """Every key with parked events, oldest first."""
-    return [ParkedKey(**row) for row in await pool.fetch(_LIST)]
+async def list_keys(connection: "Connection | Pool") -> Sequence[Mapping[str, Any]]:
+    """Every key with parked events of one consumer and source log, and why; oldest first."""
+    return [dict(row) for row in await connection.fetch(_LIST)]
 
 
-async def show(pool: Pool, key: str) -> Sequence[ParkedEvent]:
-    """The parked events of a key in order, masked: what a person wrote or is called stands in no answer."""
-    found: list[ParkedEvent] = []
-    for row in await pool.fetch(_SHOW, key):
-        values = dict(row)
-        payload, headers = values.pop("payload"), from_json(values.pop("headers"))
-        found.append(ParkedEvent(**values, headers=headers, fields=_field_names(payload)))
+async def show(connection: "Connection | Pool", key: str) -> Sequence[Mapping[str, Any]]:
+    """The parked events of a key in order, masked: coordinates, headers, and the names of the payload's fields."""
+    found: list[Mapping[str, Any]] = []
+    for row in await connection.fetch(_SHOW, key):
+        shown = dict(row)
+        found.append({**shown, "headers": from_json(shown["headers"]), "payload": _field_names(shown["payload"])})
     return found
 
 
-async def retry(pool: Pool, parts: Sequence[Part], reactors: Mapping[str, Reactor[Any]], key: str) -> Sequence[Tried]:
+async def retry(setting: Setting, reactors: Sequence[Reactor[Any]], key: str) -> Sequence[Tried]:
     """Applies the parked events of `key` again, in order, each in a transaction of its own; the last one frees the key.
 
-    Stops at the first of a consumer and log that fails again. `reactors` are the inbox's, by source. Safe to repeat, and beside a running
-    worker: it holds the position row, so nothing slips past. Raises NewerVersionError, and whatever the database raises.
+    Stops at the first of a consumer and log that fails again. `reactors` are the inbox's. Safe to repeat, and beside a running worker: it
+    holds the position row, so nothing slips past. Raises NewerVersionError, and whatever the database raises.
     """
+    every = (*views.parts(setting), *inbox.parts(setting), *withdrawals.parts(setting))
+    return await retry_parts(setting.pool, every, reactors, key)
+
+
+async def retry_parts(pool: Pool, parts: Sequence[Part], reactors: Sequence[Reactor[Any]], key: str) -> Sequence[Tried]:
+    """As `retry`, for some parts."""
+    reacting = {each.part.source: each for each in reactors}
     tried: list[Tried] = []
     for part in parts:
-        released, failed = await _retry_part(pool, part, reactors.get(part.source), key)
+        released, failed = await _retry_part(pool, part, reacting.get(part.source) if part.consumer == "inbox" else None, key)
         if released or failed is not None:
             tried.append(Tried(part.consumer, part.source, released, failed))
     return tried
@@ -93,13 +71,13 @@ async def _retry_part(pool: Pool, part: Part, reactor: Reactor[Any] | None, key:
             failed = await _apply_again(connection, part, row)
             if failed is None:
                 released += 1
-                late = reactor is not None and part.consumer == "inbox" and reacted >= row["position"]
+                late = reactor is not None and reacted >= row["position"]
                 await _release(connection, part, key, "applied", row["position"], then_react=late)
             elif part.blocks:
                 return released, failed
             else:
                 after = row["position"]
-    while reactor is not None and part.consumer == "inbox":
+    while reactor is not None:
         row = await pool.fetchrow(_NEXT, part.consumer, part.source, key, "reactions", 0)
         if row is None:
             break

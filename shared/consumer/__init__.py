@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Final
 
+from shared.consumer.setting import Kafka, Setting
 from shared.migrate import MigrationSet
+
+__all__ = ["MIGRATIONS", "Kafka", "Setting"]
 
 MIGRATIONS: Final = MigrationSet("consumer", Path(__file__).parent / "migrations")

@@ -1,20 +1,20 @@
 """The gauges of all consumers of a service, from its database: every worker shows the same, whoever holds the roles."""
 
-from collections.abc import Collection
-from datetime import datetime
 from typing import Final
 
-from shared.metrics import Metrics
-from shared.postgres import Pool
+from shared.clock import Clock
+from shared.consumer.setting import Setting
 
 
-async def refresh(pool: Pool, metrics: Metrics, now: datetime, reacting: Collection[str] = ()) -> None:
+async def refresh(setting: Setting, clock: Clock) -> None:
     """Sets positions, lag (against what the source's log says of itself, not the consumer group), parked keys and due deadlines.
 
-    `now` is the service's clock, `reacting` the source logs that have reactions. Call it every second or two. Raises what the database raises.
+    Call it every second or two. Raises what the database raises.
     """
-    positions, parked = await pool.fetch(_POSITIONS, list(reacting)), await pool.fetch(_PARKED)
-    due = await pool.fetchval("SELECT count(*) FROM consumer.deadline WHERE due_at <= $1", now)
+    pool, metrics = setting.pool, setting.metrics
+    positions = await pool.fetch(_POSITIONS, sorted({each.source for each in setting.consumers.reactions}))
+    parked = await pool.fetch(_PARKED)
+    due = await pool.fetchval("SELECT count(*) FROM consumer.deadline WHERE due_at <= $1", await clock())
     for row in positions:
         labels = (row["consumer"], row["log"])
         metrics.consumer_last_applied_position.labels(*labels).set(row["applied"])

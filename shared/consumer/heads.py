@@ -12,8 +12,9 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared import logs
+from shared.consumer.setting import Setting
 from shared.consumer.shell import RETRY_SECONDS_MAX, StoppedError, insist, wait
-from shared.metrics import Metrics
+from shared.contracts.topics import subscribed
 from shared.postgres import Pool
 
 START_SECONDS_MAX: Final = 20.0
@@ -36,19 +37,20 @@ class HeadSaid(BaseModel):
     time: datetime
 
 
-async def run(pool: Pool, servers: str, topic_prefix: str, sources: Sequence[str], stop: asyncio.Event, metrics: Metrics) -> None:
-    """Follows the heads of `sources` until `stop`. Kafka and the database may be away; what cannot be read is passed over."""
-    places = {TopicPartition(f"{topic_prefix}{source}.heads", 0): source for source in sources}
+async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
+    """Follows the heads of every log that the service reads until `stop`. Kafka and the database may be away."""
+    sources = {source for consumer in ("views", "inbox", "withdrawals") for source in subscribed(f"{setting.service}.{consumer}")}
+    places = {TopicPartition(f"{setting.kafka.prefix}{source}.heads", 0): source for source in sources}
     pause = 0.2
     while not stop.is_set():
-        consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False, auto_offset_reset="earliest")
+        consumer = AIOKafkaConsumer(bootstrap_servers=setting.kafka.servers, enable_auto_commit=False, auto_offset_reset="earliest")
         consumer.assign(list(places))
         try:
             await asyncio.wait_for(consumer.start(), START_SECONDS_MAX)
             pause = 0.2
             while not stop.is_set():
                 for place, records in (await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)).items():
-                    await insist(lambda s=places[place], r=records: keep(pool, s, r), stop, metrics, "heads")  # type: ignore[misc]
+                    await insist(lambda s=places[place], r=records: keep(setting.pool, s, r), stop, setting.metrics, "heads")  # type: ignore[misc]
         except StoppedError:
             return
         except (KafkaError, OSError, TimeoutError) as error:

@@ -8,13 +8,15 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic_core import to_json
 
-from shared import ids
+from shared import deadlines, ids
 from shared.application import Command
+from shared.clock import Clock
 from shared.consumer.apply import (
     BEHIND,
     DETERMINISTIC,
     POOL_WAIT_SECONDS,
     Breaker,
+    Consumer,
     Entry,
     FencedError,
     Message,
@@ -28,12 +30,13 @@ from shared.consumer.apply import (
     open_sealed,
     park,
 )
-from shared.consumer.shell import FINAL, StoppedError, insist, wait
+from shared.consumer.setting import Setting
+from shared.consumer.shell import FINAL, StoppedError, insist, together, wait
 from shared.consumer.values import DeadlineCleared, Deadlines, DeadlineSet, Fact, Fold, NotYetError, Reaction, system_actor
+from shared.contracts.topics import subscribed
 from shared.errors import CallerError, DeterministicError, StreamConflictError, TransientError
 from shared.http.api import Submit
-from shared.metrics import Metrics
-from shared.postgres import Connection, Pool
+from shared.postgres import Connection
 
 L = TypeVar("L")
 
@@ -46,17 +49,58 @@ class BehindParkedError(DeterministicError):
     """What a reaction lacks may stand behind a blocked key: the lack is not a fact."""
 
 
+def parts(setting: Setting) -> Sequence[Part]:
+    """What the look-ups, and for the own log the deadlines, do with each source log."""
+    made: list[Part] = []
+    for source, types in subscribed(f"{setting.service}.inbox").items():
+        folds = [each.fold for each in setting.consumers.look_ups if each.source == source]
+        own = source == setting.service
+        if own:
+            folds.append(deadline_fold(setting.consumers.deadlines))
+        made.append(
+            Part(consumer="inbox", source=source, types=types, folds=folds, codec=setting.codec, keys=setting.keys if own else None)
+        )
+    return made
+
+
+async def run_inbox(setting: Setting, submit: Submit, look_ups: Any, clock: Clock, stop: asyncio.Event) -> None:
+    """Look-ups and deadlines, then reactions, each source log by itself; and due deadlines are fired.
+
+    Returns on stop. Raises what ends a consumer: FencedError, BreakerError, NewerVersionError.
+    """
+    reading = {
+        each.source: setting.subscription(Consumer(each, setting.pool, setting.metrics), each.source, stop) for each in parts(setting)
+    }
+
+    async def caught_up(source: str) -> None:
+        await reading[source].caught_up()
+
+    await together(
+        *(each.run() for each in reading.values()),
+        *(setting.subscription(each, each.part.source, stop).run() for each in reactors(setting, submit, look_ups, caught_up, stop)),
+        deadlines.run(setting.pool, setting.consumers, submit, clock, stop, setting.metrics),
+    )
+
+
+def reactors(
+    setting: Setting, submit: Submit, look_ups: Any, caught_up: Callable[[str], Awaitable[None]], stop: asyncio.Event
+) -> "Sequence[Reactor[Any]]":
+    """One for each source log that has reactions."""
+    reacting = {each.source for each in setting.consumers.reactions}
+    return [Reactor(part, setting, submit, look_ups, caught_up, stop) for part in parts(setting) if part.source in reacting]
+
+
 class _ChangedError(TransientError):
     """Keys were released while their reactions were under way: look again."""
 
 
-def deadline_fold(deadlines: Deadlines) -> Fold:
+def deadline_fold(say: Deadlines) -> Fold:
     """The fold that keeps `consumer.deadline`, in the transaction of the look-ups. The last word on a (name, key) counts."""
 
     async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
         said: dict[tuple[str, str], tuple[DeadlineSet | DeadlineCleared, Fact]] = {}
         for fact in facts:
-            said.update({(each.name, each.key): (each, fact) for each in deadlines(fact)})
+            said.update({(each.name, each.key): (each, fact) for each in say(fact)})
         for each, fact in said.values():
             if isinstance(each, DeadlineCleared):
                 await connection.execute("DELETE FROM consumer.deadline WHERE name = $1 AND key = $2", each.name, each.key)
@@ -82,29 +126,20 @@ class Reactor(Generic[L]):
     """Turns the events of one source log into commands, each once, up to where the look-ups have applied it."""
 
     def __init__(
-        self,
-        part: Part,
-        reactions: Sequence[Reaction[L]],
-        lookups: L,
-        submit: Submit,
-        caught_up: Callable[[str], Awaitable[None]],
-        pool: Pool,
-        service: str,
-        stop: asyncio.Event,
-        metrics: Metrics,
+        self, part: Part, setting: Setting, submit: Submit, look_ups: L, caught_up: Callable[[str], Awaitable[None]], stop: asyncio.Event
     ) -> None:
         """`part` is that of the look-ups. `caught_up(source)` waits until they have read to the source's end of now."""
         self.part = part
         self.place = Place()
-        self._reactions = [each for each in reactions if each.source == part.source]
+        self._reactions: list[Reaction[L]] = [each for each in setting.consumers.reactions if each.source == part.source]
         self._types = frozenset[str]().union(*(each.types for each in self._reactions))
-        self._lookups = lookups
+        self._look_ups = look_ups
         self._submit = submit
         self._caught_up = caught_up
-        self._pool = pool
-        self._actor = system_actor(service)
+        self._pool = setting.pool
+        self._actor = system_actor(setting.service)
         self._stop = stop
-        self._metrics = metrics
+        self._metrics = setting.metrics
         self._breaker = Breaker()
         self._unsure: Place | None = None
         self._at_once = asyncio.Semaphore(KEYS_AT_ONCE_MAX)
@@ -233,13 +268,13 @@ class Reactor(Generic[L]):
 
     async def _commands(self, reaction: Reaction[L], fact: Fact) -> Sequence[Command]:
         try:
-            return await reaction.react(fact, self._lookups, False)
+            return await reaction.react(fact, self._look_ups, False)
         except NotYetError as lacking:
             await self._caught_up(lacking.source)
             key = fact.record.partition_key if lacking.key is None else lacking.key
             if await self._pool.fetchval(_IS_BLOCKED, lacking.source, key):
                 raise BehindParkedError(lacking.source) from None
-            return await reaction.react(fact, self._lookups, True)
+            return await reaction.react(fact, self._look_ups, True)
 
     async def _send(self, reaction: str, index: int, command: Command, fact: Fact) -> None:
         record = fact.record

@@ -36,7 +36,8 @@ FINAL: Final = (FencedError, BreakerError, NewerVersionError)
 
 T = TypeVar("T")
 _log = logs.logger()
-_quiet = logging.getLogger("faststream")
+_quiet = logging.getLogger("faststream.shell")
+_quiet.setLevel(logging.ERROR)  # Its one warning says at each connection that topics are not made by consumers, as is intended.
 
 
 class StoppedError(LeifengError):

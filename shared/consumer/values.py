@@ -1,13 +1,13 @@
 """What a service hands to its consumers: projections, look-ups, deadlines and reactions, as values with plain functions in them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
-from shared.application import Actor, Command, Role
+from shared.application import Actor, Command, Role, UseCase
 from shared.contracts.event import Event
 from shared.envelope import Record
 from shared.postgres import Connection
@@ -104,13 +104,14 @@ class Reaction(Generic[L]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumers(Generic[L]):
-    """Everything that a service reads, as one table that its `main` fills in."""
+    """Everything that a service reads, as one table that its `main` fills in. `use_cases` by name are those that deadlines may ask for."""
 
     service: str
     projections: Sequence[Projection]
-    lookups: Sequence[LookUp]
+    look_ups: Sequence[LookUp]
     deadlines: Deadlines
     reactions: Sequence[Reaction[L]]
+    use_cases: Mapping[str, UseCase[Any, L]]
 
 
 def system_actor(service: str) -> Actor:

@@ -20,10 +20,10 @@ AGAIN_SECONDS: Final = 0.01
 """Between two looks at a position that has not been reached; a look is one read by primary key."""
 
 
-class PositionWaits:
-    """`Waits` of shared.http.api, and the freshness and parked keys of `Views`, for one service; `pool` acts as the app role."""
+class Waits:
+    """What `shared.http.api` waits with, and the freshness and parked keys of `Views`, for one service; `pool` acts as the app role."""
 
-    def __init__(self, pool: Pool, store: EventStore, reactions: Sequence[Reaction[Any]] = ()) -> None:
+    def __init__(self, store: EventStore, pool: Pool, reactions: Sequence[Reaction[Any]] = ()) -> None:
         self._pool = pool
         self._store = store
         self._reacting = frozenset(each.source for each in reactions)

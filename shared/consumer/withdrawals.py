@@ -1,11 +1,14 @@
 """Erasure and withdrawal, which no parked key can hold up (D8): roles, consent, persons of registration's log."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 from pydantic_core import from_json, to_json
 
+from shared.consumer.apply import Part
+from shared.consumer.setting import Setting
 from shared.consumer.values import Fact, Fold
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.registration import (
@@ -16,12 +19,25 @@ from shared.contracts.registration import (
     RoleWithdrawn,
     VolunteerDeregistered,
 )
+from shared.contracts.topics import subscribed
 from shared.postgres import Connection
 from shared.privacy import PersonalKeys
 
 SOURCE: Final = "registration"
 PERSON: Final = "person"
 """The kind of a person who left, or whose data were erased."""
+
+
+def parts(setting: Setting) -> Sequence[Part]:
+    """What `withdrawals` does with registration's log. It blocks no key: what it cannot read is parked alone."""
+    types = subscribed(f"{setting.service}.withdrawals")[SOURCE]
+    fold = withdrawal_fold(setting.keys)
+    return [Part(consumer="withdrawals", source=SOURCE, types=types, folds=[fold], codec=setting.codec, blocks=False)]
+
+
+async def run_withdrawals(setting: Setting, stop: asyncio.Event) -> None:
+    """Returns on stop. Raises what ends a consumer: FencedError, NewerVersionError."""
+    await setting.run(parts(setting), stop)
 
 
 def withdrawal_fold(keys: PersonalKeys) -> Fold:

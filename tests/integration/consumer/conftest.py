@@ -1,0 +1,90 @@
+"""A service's database with the tables of consumers, and a topic to read from."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from deploy.local.kafka import LocalKafka
+from shared import consumer, privacy
+from shared.metrics import Metrics
+from shared.migrate import Roles, migrate, roles_of
+from shared.postgres import Pool, connect, open_pool
+from shared.privacy import PersonalKeys
+from tests.conftest import OWNER, Databases
+from tests.integration.consumer.log import TALLY, create_topic
+
+KEY = bytes(range(32))
+
+
+@dataclass
+class Base:
+    """One service's database, with connections as its app role."""
+
+    dsn: str
+    roles: Roles
+    pool: Pool
+    keys: PersonalKeys
+    metrics: Metrics
+
+    async def tallied(self) -> list[tuple[int, str, int]]:
+        """Position, key, number, in the order in which they were written."""
+        rows = await self.pool.fetch("SELECT position, key, number FROM lookup.tally ORDER BY n")
+        return [tuple(row) for row in rows]
+
+    async def parked(self) -> list[tuple[int, str, str]]:
+        """Position, key, why."""
+        rows = await self.pool.fetch("SELECT position, key, error_class FROM consumer.parked ORDER BY log, position")
+        return [tuple(row) for row in rows]
+
+    async def applied(self, name: str = "inbox", source: str = "seats") -> int:
+        """Where a consumer stands."""
+        return await self.pool.fetchval("SELECT applied FROM consumer.position WHERE consumer = $1 AND log = $2", name, source) or 0
+
+    def counted(self, result: str, name: str = "inbox") -> float:
+        """A sample of `consumer_events_total`."""
+        return float(self.metrics.consumer_events_total.labels(name, result)._value.get())
+
+
+@pytest.fixture(scope="session")
+async def template(database: Databases) -> str:
+    """A migrated database to copy."""
+    dsn = database()
+    connection = await connect(dsn, "migrate")
+    await migrate(connection, [privacy.MIGRATIONS, consumer.MIGRATIONS])
+    await connection.execute((await roles_of(connection)).fill_in(TALLY))
+    await connection.close()
+    return dsn
+
+
+@pytest.fixture
+async def bases(database: Databases, template: str) -> AsyncIterator[Callable[[], Awaitable[Base]]]:
+    """Makes fresh databases of a service."""
+    made: list[Base] = []
+
+    async def make() -> Base:
+        dsn = database(template)
+        roles = Roles(OWNER)
+        pool = open_pool(dsn, "test", 8, role=roles.app)
+        base = Base(dsn, roles, pool, PersonalKeys(pool, KEY), Metrics("hours", "test"))
+        made.append(base)
+        await pool
+        return base
+
+    yield make
+    for base in made:
+        await base.pool.close()
+
+
+@pytest.fixture
+async def base(bases: Callable[[], Awaitable[Base]]) -> Base:
+    """A fresh database of a service."""
+    return await bases()
+
+
+@pytest.fixture
+async def topic(kafka_server: LocalKafka, topic_prefix: str) -> str:
+    """The event topic of `seats`, empty."""
+    name = f"{topic_prefix}seats.events"
+    await create_topic(kafka_server.servers, name)
+    return name
