@@ -58,7 +58,7 @@ _NOTIFY: Final = f"NOTIFY {NOTIFY_CHANNEL}"
 
 _log = logs.logger()
 
-Unavailable: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+Unavailable: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What a connection raises when the database does not serve; a refused statement is judged before."""
 
 _REFUSED_CLASSES: Final = frozenset({"22", "23", "LF"})
@@ -207,6 +207,8 @@ class Lane:
 
     async def _connected(self) -> Connection:
         """The lane's connection; a new one first learns whether this is still the cluster that the log was made in."""
+        if self._connection is not None and not _is_open(self._connection):
+            await self._drop()
         if self._connection is None:
             async with asyncio.timeout(ACQUIRE_SECONDS_MAX):
                 self._connection = await self._pool.acquire()
@@ -225,8 +227,8 @@ class Lane:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.terminate()
-            with contextlib.suppress(*Unavailable):
+            with contextlib.suppress(*Unavailable):  # A pool takes a connection back by itself when it finds it broken.
+                connection.terminate()
                 await self._pool.release(connection)
 
     async def _notify(self) -> None:
@@ -239,6 +241,13 @@ class Lane:
             except Unavailable as error:  # The worker also polls.
                 self._metrics.db_errors_total.labels("lane", type(error).__name__).inc()
             await asyncio.sleep(NOTIFY_SPACING_SECONDS)
+
+
+def _is_open(connection: Any) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False
 
 
 def _fail(waiting: Iterable[_Waiting], error: Exception) -> None:

@@ -10,19 +10,21 @@ import pytest
 
 from deploy.local.postgres import LocalPostgres, scratch_database
 from shared.errors import LogClosedError, StoreUnavailableError
+from shared.eventstore import MIGRATIONS
 from shared.eventstore.clock import ClockError, arrive, log_clock, travel_to
 from shared.eventstore.store import WrongLogError, ensure_log, open_store
 from shared.eventstore.values import Answer
 from shared.migrate import migrate
 from shared.postgres import connect, open_pool, quote
 from tests.conftest import Databases
-from tests.integration.eventstore.conftest import MIGRATIONS, SERVICE, Log, log_in, migrated
+from tests.integration.eventstore.conftest import SERVICE, Log, log_in, migrated
 from tests.integration.eventstore.decided import NOW, activity, decided
 
 INSERT = """
     INSERT INTO es.event (position, category, stream_id, version, event_id, type, schema_version, recorded_at, time, command_id,
         correlation_id, actor, partition_key, payload)
-    SELECT position, category, $1, version, gen_random_uuid(), type, 1, now(), now(), gen_random_uuid(), gen_random_uuid(), 'x', 'x', payload
+    SELECT position, category, $1, version, gen_random_uuid(), type, 1, now(), now(), gen_random_uuid(), gen_random_uuid(), 'x', 'x',
+        payload
     FROM (VALUES {rows}) AS row (position, category, version, type, payload)
 """
 GOOD = "(3::bigint, 'activity', 1::bigint, 'registration.x', ''::bytea)"
@@ -237,6 +239,13 @@ async def test_recorded_time_never_goes_back_even_when_the_clock_does(written: L
     assert first["recorded_at"] == last["recorded_at"]
 
 
+async def until_shown(log: Log, names: str) -> None:
+    """Until the server has read its settings again."""
+    async with asyncio.timeout(5):
+        while await log.owner.fetchval("SHOW synchronous_standby_names") != names:  # noqa: ASYNC110  # The server has no event for it.
+            await asyncio.sleep(0.01)
+
+
 async def test_a_repeat_waits_for_the_standby_as_the_first_answer_did(own_postgres: Callable[..., LocalPostgres]) -> None:
     server = own_postgres()
     server.ensure_role("owner", "not a secret")
@@ -247,8 +256,7 @@ async def test_a_repeat_waits_for_the_standby_as_the_first_answer_did(own_postgr
         first = await log.store.append(request)
         server.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
         server.execute("SELECT pg_reload_conf()")
-        while await log.owner.fetchval("SHOW synchronous_standby_names") != "absent":
-            await asyncio.sleep(0.01)
+        await until_shown(log, "absent")
         began = asyncio.get_running_loop().time()
         outcomes = await asyncio.gather(log.store.append(request), log.store.answer_of(request.command_id), return_exceptions=True)
         assert [type(each) for each in outcomes] == [StoreUnavailableError, StoreUnavailableError]
@@ -257,8 +265,7 @@ async def test_a_repeat_waits_for_the_standby_as_the_first_answer_did(own_postgr
         assert (await log.store.head()).position == 1
         server.execute("ALTER SYSTEM RESET synchronous_standby_names")
         server.execute("SELECT pg_reload_conf()")
-        while await log.owner.fetchval("SHOW synchronous_standby_names") != "":
-            await asyncio.sleep(0.01)
+        await until_shown(log, "")
         again = await log.store.append(request)
         assert isinstance(again, Answer)
         assert isinstance(first, Answer)

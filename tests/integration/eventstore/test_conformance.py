@@ -77,18 +77,20 @@ async def test_a_repeat_gets_the_first_answer_whatever_it_says_now(subject: Subj
     stream = activity()
     request = decided(stream, 0, 2)
     first = await subject.store.append(request)
+    assert isinstance(first, Answer)
     await accepted(subject, stream, 2)
     for again in (request, replace(request, expected_version=3), replace(request, events=(), refusal=Refusal("activity_full"))):
-        assert await subject.store.append(again) == replace(first, repeated=True)  # type: ignore[type-var]
+        assert await subject.store.append(again) == replace(first, repeated=True)
     assert (await subject.store.head()).position == 3
 
 
 async def test_the_same_command_with_another_body_is_said_to_be_another(subject: Subject) -> None:
     request = decided(activity(), 0)
     first = await subject.store.append(request)
+    assert isinstance(first, Answer)
     assert await subject.store.append(replace(request, fingerprint=OTHER_BODY)) == FingerprintMismatch()
     assert await subject.store.answer_of(request.command_id, OTHER_BODY) == FingerprintMismatch()
-    assert await subject.store.answer_of(request.command_id) == replace(first, repeated=True)  # type: ignore[type-var]
+    assert await subject.store.answer_of(request.command_id) == replace(first, repeated=True)
 
 
 async def test_ids_made_inside_have_no_fingerprint_and_answer_any_body(subject: Subject) -> None:
