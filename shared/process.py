@@ -6,7 +6,7 @@ Nothing here knows a word of the domain: a service hands over its tables (`Servi
 import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -18,13 +18,16 @@ from shared import VERSION, consumer, eventstore, logs, parked, privacy
 from shared.application import Claims, UseCase
 from shared.clock import Clock
 from shared.codec import Codec
-from shared.consumer import gauges, heads
-from shared.consumer.roles import Ground, parts, reactors, run_inbox, run_views, run_withdrawals
+from shared.consumer.gauges import refresh
+from shared.consumer.heads import follow_heads
+from shared.consumer.inbox import reactors, run_inbox
 from shared.consumer.schema import ensure_views
 from shared.consumer.values import Consumers, Deadlines, LookUp, Projection, Reaction
-from shared.consumer.waits import PositionWaits
+from shared.consumer.views import run_views
+from shared.consumer.waits import Waits
+from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.event import Event, RefusalText
-from shared.contracts.topics import EVENTS, SUBSCRIPTIONS, TOPICS, UPCASTERS
+from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
 from shared.eventstore.clock import log_clock
 from shared.eventstore.store import PostgresStore, ensure_log, open_store
 from shared.eventstore.submit import Commands
@@ -98,9 +101,10 @@ class Service(Generic[L]):
         return Consumers(
             service=self.name,
             projections=self.projections,
-            lookups=self.look_ups,
+            look_ups=self.look_ups,
             deadlines=self.deadlines,
             reactions=self.reactions,
+            use_cases={each.name: each for each in self.use_cases},
         )
 
 
@@ -172,7 +176,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
         open_pool(dsn, f"{service.name} reads", READ_CONNECTIONS_MAX, role=roles.app) as reads,
     ):
         engine = await _engine(service, pool, key, metrics)
-        waits = PositionWaits(pool, engine.store, service.reactions)
+        waits = Waits(engine.store, pool, service.reactions)
         api = Api(
             service=service.name,
             title_zh=service.title_zh,
@@ -215,31 +219,20 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
         return
     async with open_pool(dsn, f"{service.name} worker", WORKER_CONNECTIONS_MAX, role=roles.app) as pool:
         engine = await _engine(service, pool, key, metrics)
-        ground = _ground(engine, settings, pool, metrics)
+        setting = _setting(service, engine, settings, pool, metrics)
         relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics)
-        reacting = {each.source for each in service.reactions}
         work = (
             WorkerRole("relay", relay.run),
-            WorkerRole("views", lambda enough: run_views(ground, service.consumers, enough)),
-            WorkerRole(
-                "inbox",
-                lambda enough: run_inbox(
-                    ground, service.consumers, engine.look_ups, engine.commands.submit, service.use_cases, engine.clock, enough
-                ),
-            ),
-            WorkerRole("withdrawals", lambda enough: run_withdrawals(ground, service.consumers, enough)),
+            WorkerRole("views", lambda enough: run_views(setting, enough)),
+            WorkerRole("inbox", lambda enough: run_inbox(setting, engine.commands.submit, engine.look_ups, engine.clock, enough)),
+            WorkerRole("withdrawals", lambda enough: run_withdrawals(setting, enough)),
         )
         probe = probes(metrics, alive=heartbeat.is_alive, ready=lambda: _answers(pool))
-
-        async def refresh() -> None:
-            await gauges.refresh(pool, metrics, await engine.clock(), reacting)
-
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(heartbeat.run(stop))
             tasks.create_task(serve(probe, settings.http_host, settings.worker_port, stop))
-            sources = sorted({each.source for each in SUBSCRIPTIONS if each.consumer.partition(".")[0] == service.name})
-            tasks.create_task(heads.run(pool, settings.kafka_servers, settings.topic_prefix, sources, stop, metrics))
-            tasks.create_task(every(stop, GAUGES_SECONDS, "gauges", refresh))
+            tasks.create_task(follow_heads(setting, stop))
+            tasks.create_task(every(stop, GAUGES_SECONDS, "gauges", lambda: refresh(setting, engine.clock)))
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, worker=pool)))
             if service.imbalance is not None:
                 tasks.create_task(every(stop, LEDGER_SECONDS, "ledger", lambda: _check_ledger(service, pool, metrics)))
@@ -336,22 +329,22 @@ async def _check_ledger(service: Service[Any], pool: Pool, metrics: Metrics) -> 
         metrics.ledger_imbalance_minutes.set(await service.imbalance(connection))
 
 
-def _ground(engine: _Engine[Any], settings: Settings, pool: Pool, metrics: Metrics) -> Ground:
-    return Ground(
+def _setting(service: Service[Any], engine: _Engine[Any], settings: Settings, pool: Pool, metrics: Metrics) -> consumer.Setting:
+    return consumer.Setting(
+        consumers=service.consumers,
         pool=pool,
-        servers=settings.kafka_servers,
-        topic_prefix=settings.topic_prefix,
+        kafka=consumer.Kafka(settings.kafka_servers, settings.topic_prefix),
         codec=engine.codec,
         keys=engine.keys,
         metrics=metrics,
     )
 
 
-async def _parked(settings: Settings, look: Callable[[Pool], Awaitable[Sequence[Any]]]) -> None:
+async def _parked(settings: Settings, look: Callable[[Pool], Awaitable[Sequence[Mapping[str, Any]]]]) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
     async with open_pool(dsn, "parked", 1, role=(await _roles(dsn)).app) as pool:
         for row in await look(pool):
-            typer.echo("  ".join(f"{name}={value}" for name, value in asdict(row).items()))
+            typer.echo("  ".join(f"{name}={value}" for name, value in row.items()))
 
 
 async def _retry(service: Service[L], settings: Settings, key: str) -> None:
@@ -359,12 +352,12 @@ async def _retry(service: Service[L], settings: Settings, key: str) -> None:
     metrics = Metrics(service.name, VERSION)
     async with open_pool(dsn, "parked", READ_CONNECTIONS_MAX, role=(await _roles(dsn)).app) as pool:
         engine = await _engine(service, pool, read_key(settings.key_file), metrics)
-        ground = _ground(engine, settings, pool, metrics)
+        setting = _setting(service, engine, settings, pool, metrics)
 
         async def caught_up(_source: str) -> None:
-            """What is parked has been read; a row that lacks now is a fact."""
+            """What is parked has been read: a row that lacks now is a fact."""
 
-        reacting = reactors(ground, service.consumers, engine.look_ups, engine.commands.submit, caught_up, asyncio.Event())
-        for each in await parked.retry(pool, parts(ground, service.consumers), reacting, key):
+        reacting = reactors(setting, engine.commands.submit, engine.look_ups, caught_up, asyncio.Event())
+        for each in await parked.retry(setting, reacting, key):
             typer.echo(f"{each.consumer} {each.log}: {each.released} released" + (f", then {each.failed}" if each.failed else ""))
         await engine.store.close()
