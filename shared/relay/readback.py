@@ -73,11 +73,24 @@ async def reading(servers: str, topic: str, client_id: str) -> AsyncIterator[AIO
 
 
 async def read(consumer: AIOKafkaConsumer, topic: str, end: int) -> list[Found]:
-    """The next records, none when the consumer stands at `end`. Raises kafka.LOST_ERRORS."""
+    """The next records, none when the consumer stands at `end`. Raises kafka.LOST_ERRORS.
+
+    A header name that is not UTF-8 makes aiokafka (0.14) fail for ever on the whole fetch: such a record is found one by one, comes back
+    empty, and is passed over.
+    """
     partition = kafka.only_partition(topic)
     give_up_at = monotonic() + kafka.REQUEST_SECONDS_MAX
-    while await consumer.position(partition) < end:
-        fetched = await consumer.getmany(partition, timeout_ms=500, max_records=READ_RECORDS_MAX)  # Never cancelled by a deadline.
+    count = READ_RECORDS_MAX
+    while (place := await consumer.position(partition)) < end:
+        try:
+            fetched = await consumer.getmany(partition, timeout_ms=500, max_records=count)  # Never cancelled by a deadline.
+        except UnicodeDecodeError:
+            if count == 1:
+                consumer.seek(partition, place + 1)
+                return [Found(place, (), None)]
+            consumer.seek(partition, place)
+            count = 1
+            continue
         if partition in fetched:
             return [Found(record.offset, record.headers, record.value) for record in fetched[partition]]
         if monotonic() > give_up_at:

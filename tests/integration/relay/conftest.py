@@ -26,7 +26,8 @@ from shared.migrate import migrate, roles_of
 from shared.postgres import Pool, connect, open_pool
 from shared.relay import Relay
 from shared.relay.publisher import Publish
-from shared.relay.steps import START, Found, Verdict, judge
+from shared.relay.readback import read, reading
+from shared.relay.steps import START, Verdict, judge
 from tests.conftest import Databases
 
 SERVICE = "hours"
@@ -67,7 +68,9 @@ class Log:
         for first in range(0, count, 500):
             stream = Stream("attendance", uuid4())
             events = [
-                NewEvent(uuid4(), "hours.volunteer_checked_in", 1, json.dumps({"n": number, "filler": secrets.token_hex(size // 2)}).encode())
+                NewEvent(
+                    uuid4(), "hours.volunteer_checked_in", 1, json.dumps({"n": number, "filler": secrets.token_hex(size // 2)}).encode()
+                )
                 for number in range(first, min(first + 500, count))
             ]
             answer = await self.store.append(
@@ -116,10 +119,13 @@ class Log:
     async def read(self) -> list[int]:
         """The positions that a reader gets, which takes a verified n+1 and drops the rest, in one pass."""
         link, got = START, []
-        for record in await self.records():
-            verdict, link = judge(link, self.log_id, Found(record.offset, record.headers, record.value))
-            if verdict is Verdict.NEXT:
-                got.append(link.position)
+        async with reading(self.servers, self.topic, "test") as consumer:
+            _, end = await kafka.offsets(consumer, self.topic)
+            while found := await read(consumer, self.topic, end):
+                for record in found:
+                    verdict, link = judge(link, self.log_id, record)
+                    if verdict is Verdict.NEXT:
+                        got.append(link.position)
         return got
 
     async def is_whole(self, head: int) -> bool:

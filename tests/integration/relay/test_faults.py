@@ -1,6 +1,7 @@
 """Relays that die, wake late or meet another one; topics that lost, changed or gained something (F2, F6, F21, F24, F30, F31)."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -202,6 +203,18 @@ async def test_a_foreign_record_in_the_place_of_the_next_is_told_and_the_next_is
         await log.append(1)
         await until(lambda: log.is_whole(5))
     assert await log.pool.fetchval("SELECT state FROM es.log") == "open"
+
+
+async def test_a_record_that_the_client_library_cannot_even_read_is_passed_over(log: Log, metrics: Metrics) -> None:
+    await published(log, 3)
+    program = (sys.executable, "-m", "tests.integration.relay.unreadable", log.servers, log.topic)
+    process = await asyncio.create_subprocess_exec(*program, cwd=ROOT, env=os.environ | {"AIOKAFKA_NO_EXTENSIONS": "1"})
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+    async with log.relaying(metrics):
+        await log.append(2)
+        await until(lambda: log.is_whole(5))
+        await until(lambda: finding(metrics, "foreign") == 1)
+        await until(lambda: is_marked(log, 5))
 
 
 async def test_into_a_topic_that_holds_only_another_log_nothing_is_published(log: Log, metrics: Metrics) -> None:
