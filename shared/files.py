@@ -53,7 +53,9 @@ def read_file(text: str, model: type[M], code: str, check: Callable[[M], Iterabl
 
 def _refusal(code: str, problems: Sequence[tuple[int, str]]) -> Refusal:
     first = sorted(problems)[:PROBLEMS_MAX]
-    return Refusal(code, {"line": first[0][0], "problems": "; ".join(f"line {line}: {problem}" for line, problem in first)})
+    words = "; ".join(f"line {line}: {problem}" for line, problem in first)
+    # A file may spell what cannot be kept or answered, such as NUL or half of a surrogate pair in the name of a key.
+    return Refusal(code, {"line": first[0][0], "problems": "".join(each if each.isprintable() else "?" for each in words)})
 
 
 def _doubled(node: Any) -> Iterator[tuple[int, str]]:
