@@ -24,10 +24,10 @@ from shared.metrics import Metrics
 
 RECORDS_MAX: Final = 500
 POLL_MILLISECONDS: Final = 20
-COMMIT_SECONDS_MAX: Final = 5.0
+COMMIT_SECONDS_MAX: Final = 1.0
 CONNECT_SECONDS_MAX: Final = 20.0
-CLOSE_SECONDS_MAX: Final = 8.0
-GRACE_SECONDS: Final = 5.0
+CLOSE_SECONDS_MAX: Final = 6.0
+GRACE_SECONDS: Final = 3.0
 """A batch under way at the end of the role may finish; what is cut off is rolled back and read again."""
 RETRY_SECONDS_MAX: Final = 5.0
 
@@ -244,5 +244,5 @@ class Subscription:
     async def _end_offset(self) -> int:
         if self._consumer is None:
             raise TimeoutError("not connected")
-        ends = await asyncio.wait_for(self._consumer.end_offsets([self._place]), COMMIT_SECONDS_MAX)
+        ends = await asyncio.wait_for(self._consumer.end_offsets([self._place]), CLOSE_SECONDS_MAX)
         return int(ends[self._place])

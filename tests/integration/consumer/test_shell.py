@@ -187,24 +187,26 @@ async def test_a_database_that_goes_away_is_waited_for_and_nothing_is_lost(
 
 
 async def test_kafka_may_be_down_at_the_start_in_the_middle_and_at_the_end(base: Base, own_kafka: Callable[..., LocalKafka]) -> None:
-    kafka, topic, log = await asyncio.to_thread(own_kafka), "seats.events", Log()
+    kafka, topic, log = own_kafka(), "seats.events", Log()
     await create_topic(kafka.servers, topic)
     await publish(kafka.servers, topic, log.count(("a", 1)))
-    await asyncio.to_thread(kafka.kill)
+    kafka.kill()
 
     async with reading(base, kafka.servers, topic) as (_, task):
         await asyncio.wait([task], timeout=2)
         assert not task.done()
-        await asyncio.to_thread(kafka.start)
+        kafka.launch()
+        await asyncio.to_thread(kafka.wait_until_up)
         await until(lambda: is_at(base, 1), 60)
 
-        await asyncio.to_thread(kafka.kill)
+        kafka.kill()
         await asyncio.wait([task], timeout=2)
         assert not task.done()
-        await asyncio.to_thread(kafka.start)
+        kafka.launch()
+        await asyncio.to_thread(kafka.wait_until_up)
         await publish(kafka.servers, topic, log.count(("a", 2)))
         await until(lambda: is_at(base, 2), 60)
 
-        await asyncio.to_thread(kafka.kill)
+        kafka.kill()
     # Leaving the block asked for the end, with Kafka away, within 20 s.
     assert await base.tallied() == [(1, "a", 1), (2, "a", 2)]

@@ -3,12 +3,15 @@
 import asyncio
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from shared.consumer.apply import Consumer
 from shared.consumer.shell import Subscription
 from shared.consumer.values import Fact
 from shared.metrics import Metrics
+from shared.migrate import Roles
 from shared.postgres import Connection, open_pool
+from shared.privacy import PersonalKeys
 from tests.integration.consumer.log import part, tally
 
 
@@ -35,8 +38,33 @@ class StopsBeforeTheOffset(Subscription):
         await super()._tell_kafka()
 
 
+async def between_answers(dsn: str, role: str, servers: str, topic: str) -> None:
+    """Look-ups and reactions; the fourth command is never sent."""
+    from tests.integration.consumer.conftest import KEY, Base
+    from tests.integration.consumer.deciding import decide
+
+    metrics = Metrics("recognition", "test")
+    pool = open_pool(dsn, "victim", 6, role=role)
+    await pool
+    service = await decide(Base(dsn, Roles(role.removesuffix("_app")), pool, PersonalKeys(pool, KEY), metrics))
+    answered = 0
+
+    async def submit(*given: Any, **named: Any) -> Any:
+        nonlocal answered
+        if answered == 3:
+            await stop_dead()
+        answered += 1
+        return await service.commands.submit(*given, **named)
+
+    stop = asyncio.Event()
+    readers = (await service.look_ups(), service.reactor(submit))
+    await asyncio.gather(*(Subscription(each, servers, topic, f"{topic}.victim", stop, metrics).run() for each in readers))
+
+
 async def main(where: str, dsn: str, role: str, servers: str, topic: str) -> None:
     """Reads until it is killed."""
+    if where == "between-answers":
+        await between_answers(dsn, role, servers, topic)
     metrics = Metrics("hours", "test")
     pool = open_pool(dsn, "victim", 4, role=role)
     await pool
