@@ -1,0 +1,323 @@
+"""The whole of registration but HTTP and Kafka: commands through `submit`, what is learned from the log, what an admin sees."""
+
+import asyncio
+import json
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.registration.projections import activities, programmes, volunteer_records, volunteers
+from shared.consumer.values import Fact
+from shared.contracts.event import SEALED_PREFIX
+from shared.contracts.hours import Posting, ServiceTimeConfirmed
+from shared.contracts.recognition import StarGranted, StarWithdrawn
+from shared.eventstore.values import Answer
+from shared.http.problems import ProblemError
+from shared.postgres import connect
+from tests.integration.registration.conftest import AUDITOR, BUREAU, UNIT, UNIT_ADMIN, Registration, volunteer
+from tests.unit.registration.people import id_number
+
+SAMPLE = (Path(__file__).parents[3] / "deploy/sample/programme-2017.yaml").read_text(encoding="utf-8")
+NAMES = ("测试甲", "测试乙", "测试丙", "测试丁")
+
+
+def code_of(answer: Answer) -> str | None:
+    return answer.refusal.code if answer.refusal else None
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+async def adopt(registration: Registration) -> None:
+    answer = await registration.ask("adopt_programme", body(file=SAMPLE), BUREAU)
+    assert (answer.outcome, answer.count) == ("accepted", 8)
+    await registration.catch_up()
+
+
+async def register(registration: Registration, person_id: UUID, number: int, **more: Any) -> Answer:
+    said = {
+        "unit_code": UNIT,
+        "name": NAMES[number % len(NAMES)],
+        "id_number": id_number(sequence=f"{number:03d}"),
+        "phone": "13800000000",
+        "consents": ["register", "be_named"],
+        "consent_text_version": "2017-1",
+    }
+    return await registration.ask("register_volunteer", body(**said | more), volunteer(person_id))
+
+
+async def people(registration: Registration, count: int) -> list[UUID]:
+    made = [uuid4() for _ in range(count)]
+    for number, person_id in enumerate(made):
+        assert code_of(await register(registration, person_id, number)) is None
+    await registration.catch_up()
+    return made
+
+
+async def publish(registration: Registration, starts_at: datetime, capacity: int = 1, **more: Any) -> UUID:
+    said = {
+        "unit_code": UNIT,
+        "title": "世界水日巡河",
+        "carrier": "caring-for-nature",
+        "occasion": "world-water-day",
+        "place": "河道三号段",
+        "starts_at": starts_at.isoformat(),
+        "ends_at": (starts_at + timedelta(hours=2)).isoformat(),
+        "positions": [{"code": "guide", "name": "引导员", "capacity": capacity}],
+    }
+    answer = await registration.ask("publish_activity", body(**said | more), UNIT_ADMIN)
+    assert code_of(answer) is None
+    await registration.catch_up()
+    return (await registration.store.read_page(answer.first_position - 1, 1))[0].stream.id
+
+
+async def enroll(registration: Registration, activity_id: UUID, who: UUID, **more: Any) -> Answer:
+    said = body(volunteer_id=str(who), position="guide", **more)
+    return await registration.ask("enroll", said, volunteer(who), activity_id=activity_id)
+
+
+async def standing_of(registration: Registration, activity_id: UUID) -> dict[UUID, str]:
+    await registration.catch_up()
+    found = await registration.rows(activities.ENROLLMENTS, AUDITOR, activity=activity_id)
+    return {row["volunteer_id"]: row["standing"] for row in found}
+
+
+async def test_a_file_is_imported_once(registration: Registration) -> None:
+    await adopt(registration)
+    again = await registration.ask("adopt_programme", body(file=SAMPLE), BUREAU)
+    assert (again.outcome, again.count) == ("accepted", 0)
+    broken = await registration.ask("adopt_programme", body(file=SAMPLE.replace("code: tree-planting\n", "code: legal-outreach\n")), BUREAU)
+    assert code_of(broken) == "programme_file_invalid"
+    assert [row["code"] for row in await registration.rows(programmes.WORDS, year=2017, kind="target_group")] == [
+        "elders-living-alone",
+        "left-behind-children",
+        "people-with-disabilities",
+        "workers-in-difficulty",
+    ]
+    assert len(await registration.rows(programmes.UNITS, limit=3)) == 7
+
+
+async def test_an_id_number_is_registered_once_until_it_is_erased(registration: Registration) -> None:
+    await adopt(registration)
+    first, second = uuid4(), uuid4()
+    assert code_of(await register(registration, first, 1)) is None
+    assert code_of(await register(registration, second, 1)) == "id_number_taken"
+    assert code_of(await registration.ask("erase_personal_data", b"{}", volunteer(first), volunteer_id=first)) is None
+    assert code_of(await register(registration, second, 1)) is None
+
+
+async def test_nothing_personal_stands_in_the_log_and_an_erasure_empties_the_views(registration: Registration) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+    (row,) = await registration.rows(volunteers.QUERY, AUDITOR)
+    assert (row["masked_name"], row["may_be_named"], row["standing"]) == ("测**", True, "registered")
+    payloads = [bytes(each.payload) for each in await registration.store.read_page(0, 500)]
+    for clear in (NAMES[0], id_number(sequence="000"), "13800000000"):
+        assert not any(clear.encode() in payload for payload in payloads)
+    assert any(SEALED_PREFIX.encode() in payload for payload in payloads)
+
+    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    await registration.catch_up()
+    live = await registration.pool.fetch("SELECT * FROM volunteers")
+    assert (live[0]["name"], live[0]["phone"], live[0]["standing"]) == (None, None, "erased")
+    await registration.pool.execute("DELETE FROM volunteers")
+    replayed = [fact for fact in await registration.facts_from_the_start() if fact.record.stream.category == "volunteer"]
+    async with registration.pool.acquire() as connection:
+        await volunteers.fold(connection, replayed)
+    assert await registration.pool.fetch("SELECT * FROM volunteers") == live
+
+
+async def test_a_freed_seat_is_offered_and_lapses_at_the_end_of_the_next_working_day(registration: Registration) -> None:
+    await adopt(registration)
+    a, b, c = await people(registration, 3)
+    registration.now = datetime.fromisoformat("2017-03-31T10:00:00+08:00")  # A Friday before a Saturday that is worked.
+    activity_id = await publish(registration, registration.now + timedelta(days=20))
+    for who in (a, b, c):
+        await enroll(registration, activity_id, who)
+        registration.now += timedelta(minutes=1)
+    withdrawn = await registration.ask("withdraw_enrollment", b"{}", volunteer(a), activity_id=activity_id, volunteer_id=a)
+    assert withdrawn.count == 2
+    assert await standing_of(registration, activity_id) == {a: "withdrawn", b: "offered", c: "waiting"}
+
+    registration.now = datetime.fromisoformat("2017-04-01T23:59:59+08:00")
+    await registration.fire_due()
+    assert (await standing_of(registration, activity_id))[b] == "offered"
+    registration.now = datetime.fromisoformat("2017-04-02T00:00:00+08:00")
+    late = await registration.ask("accept_offer", b"{}", volunteer(b), activity_id=activity_id, volunteer_id=b)
+    assert code_of(late) == "offer_expired"
+    await registration.fire_due()
+    assert await standing_of(registration, activity_id) == {a: "withdrawn", b: "expired", c: "offered"}
+    accepted = await registration.ask("accept_offer", b"{}", volunteer(c), activity_id=activity_id, volunteer_id=c)
+    assert code_of(accepted) is None
+    assert (await standing_of(registration, activity_id))[c] == "seated"
+    assert await registration.pool.fetchval("SELECT count(*) FROM consumer.deadline") == 0
+
+
+async def test_overlapping_service_is_refused_unless_overridden(registration: Registration) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+    start = registration.now + timedelta(days=5)
+    first, second = await publish(registration, start), await publish(registration, start + timedelta(hours=1))
+    assert code_of(await enroll(registration, first, who)) is None
+    await registration.catch_up()
+    assert code_of(await enroll(registration, second, who)) == "time_clash"
+    said = body(volunteer_id=str(who), position="guide", override_reason="只去半程")
+    assert (await registration.ask("enroll", said, UNIT_ADMIN, activity_id=second)).count == 2
+    await registration.catch_up()
+    assert await registration.pool.fetchval("SELECT clashes_with FROM api.clashes_overridden") == first
+
+
+async def test_who_leaves_gives_back_every_seat(registration: Registration) -> None:
+    await adopt(registration)
+    a, b = await people(registration, 2)
+    activity_id = await publish(registration, registration.now + timedelta(days=5))
+    await enroll(registration, activity_id, a)
+    await enroll(registration, activity_id, b)
+    await registration.ask("leave_programme", b"{}", volunteer(a), volunteer_id=a)
+    assert await standing_of(registration, activity_id) == {a: "withdrawn", b: "offered"}
+    assert code_of(await enroll(registration, activity_id, a)) == "volunteer_left"
+
+
+async def test_a_seat_that_was_decided_before_the_leaving_was_heard_of_is_given_back_too(registration: Registration) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+    activity_id = await publish(registration, registration.now + timedelta(days=5))
+    await registration.ask("leave_programme", b"{}", volunteer(who), volunteer_id=who)
+    assert code_of(await enroll(registration, activity_id, who)) is None
+    assert await standing_of(registration, activity_id) == {who: "withdrawn"}
+
+
+async def test_without_consent_or_behind_a_parked_record_nobody_enrols(registration: Registration) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+    activity_id = await publish(registration, registration.now + timedelta(days=5))
+    await registration.ask("withdraw_consent", body(consent="register"), volunteer(who), volunteer_id=who)
+    await registration.catch_up()
+    assert code_of(await enroll(registration, activity_id, who)) == "no_consent"
+    await registration.pool.execute(
+        "INSERT INTO consumer.blocked (consumer, log, stage, key, reason) VALUES ('inbox', 'registration', 'applied', $1, 'test')", str(who)
+    )
+    assert code_of(await enroll(registration, activity_id, who)) == "record_parked"
+
+
+async def test_seats_are_never_oversold_by_processes_that_race(registration: Registration) -> None:
+    await adopt(registration)
+    everybody = await people(registration, 12)
+    activity_id = await publish(registration, registration.now + timedelta(days=5), capacity=3, wait_list_max=4)
+    processes = [registration.another_process() for _ in range(3)]
+    asked = [
+        registration.ask(
+            "enroll", body(volunteer_id=str(who), position="guide"), volunteer(who), commands=processes[n % 3], activity_id=activity_id
+        )
+        for n, who in enumerate(everybody)
+    ]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [code_of(each) for each in answers if isinstance(each, Answer) and each.refusal].count("activity_full") >= 1
+    await registration.catch_up()
+    (row,) = await registration.rows(activities.QUERY)
+    assert (row["capacity"], row["taken"], row["offered"]) == (3, 3, 0)
+    assert row["waiting"] <= 4
+
+
+async def test_plan_stands_beside_held_for_each_unit_and_month(registration: Registration) -> None:
+    await adopt(registration)
+    held = await publish(registration, datetime.fromisoformat("2017-04-01T00:30:00+08:00"))  # Still March in UTC.
+    cancelled = await publish(registration, datetime.fromisoformat("2017-04-20T09:00:00+08:00"))
+    registration.now = datetime.fromisoformat("2017-04-02T09:00:00+08:00")
+    await registration.ask("hold_activity", body(result="清理两公里"), UNIT_ADMIN, activity_id=held)
+    await registration.ask("cancel_activity", body(reason="大雨"), UNIT_ADMIN, activity_id=cancelled)
+    await registration.catch_up()
+    april_only: Any = {"from": date(2017, 4, 1), "to": date(2017, 4, 30)}
+    (april,) = await registration.rows(activities.PLAN, unit=UNIT, **april_only)
+    assert (april["planned"], april["published"], april["held"], april["cancelled"]) == (2, 2, 1, 1)
+    assert len(await registration.rows(activities.PLAN)) == 12 * 7
+
+
+async def test_the_overview_joins_all_three_services(registration: Registration) -> None:
+    await adopt(registration)
+    who, other = await people(registration, 2)
+    entry: Any = {
+        "volunteer_id": who,
+        "activity_id": uuid4(),
+        "unit_code": UNIT,
+        "hour_class": "timed",
+        "served_on": date(2017, 3, 5),
+        "starts_at": registration.now,
+        "ends_at": registration.now + timedelta(hours=9),
+        "credited_minutes": 480,
+        "over_cap_minutes": 60,
+        "policy_version": "2017",
+        "recorder_id": uuid4(),
+        "approver_id": uuid4(),
+        "postings": (
+            Posting(account="served", minutes=-540),
+            Posting(account="timed", minutes=480),
+            Posting(account="over_cap", minutes=60),
+        ),
+    }
+    star: Any = {
+        "volunteer_id": who,
+        "unit_code": UNIT,
+        "confirmed_minutes": 480,
+        "threshold_minutes": 60,
+        "policy_version": "2017",
+        "hours_position": 1,
+    }
+    stars = [StarGranted(stars=1, **star), StarGranted(stars=2, **star), StarWithdrawn(stars=2, reason="hours_corrected", **star)]
+    record = (await registration.store.read_page(0, 1))[0]
+    async with registration.pool.acquire() as connection:
+        confirmed = [Fact(record, ServiceTimeConfirmed(entry_id=uuid4(), **entry)) for _ in range(2)]
+        await volunteer_records.fold_hours(connection, confirmed)
+        await volunteer_records.fold_hours(connection, confirmed[:1])
+        await volunteer_records.fold_stars(connection, [Fact(record, event) for event in stars])
+    rows = {row["volunteer_id"]: row for row in await registration.rows(volunteer_records.QUERY, limit=1)}
+    assert (rows[who]["timed_minutes"], rows[who]["over_cap_minutes"], rows[who]["stars"]) == (1440, 180, 1)
+    assert (rows[other]["timed_minutes"], rows[other]["stars"], rows[other]["standing"]) == (0, 0, "registered")
+    assert [row["volunteer_id"] for row in await registration.rows(volunteer_records.QUERY, stars=1)] == [who]
+
+
+async def test_a_unit_admin_sees_the_volunteers_of_the_own_unit(registration: Registration) -> None:
+    await adopt(registration)
+    await people(registration, 1)
+    await register(registration, uuid4(), 7, unit_code="reservoir-station")
+    await registration.catch_up()
+    assert len(await registration.rows(volunteers.QUERY, AUDITOR)) == 2
+    assert [row["unit_code"] for row in await registration.rows(volunteers.QUERY, UNIT_ADMIN)] == [UNIT]
+
+
+async def test_roles_are_recorded_facts(registration: Registration) -> None:
+    await adopt(registration)
+    person_id = uuid4()
+    role = {"role": "unit_admin", "unit_code": UNIT}
+    assert code_of(await registration.ask("grant_role", body(**role), BUREAU, person_id=person_id)) is None
+    unknown = await registration.ask("grant_role", body(role="kiosk", unit_code="nowhere"), BUREAU, person_id=person_id)
+    assert code_of(unknown) == "unit_unknown"
+    await registration.ask("withdraw_role", body(**role, reason="岗位调整"), BUREAU, person_id=person_id)
+    await registration.catch_up()
+    (row,) = await registration.rows(programmes.ROLES, AUDITOR)
+    assert (row["person_id"], row["role"], row["is_held"]) == (person_id, "unit_admin", False)
+
+
+@pytest.mark.parametrize("instant", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "2017-03-05T09:00:00", "2017-03-05"])
+async def test_an_instant_without_a_zone_or_beyond_the_calendar_is_a_wrong_value(registration: Registration, instant: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        await publish(registration, registration.now, ends_at=instant)
+    assert [each["pointer"] for each in caught.value.members["errors"]] == ["/ends_at"]
+
+
+async def test_every_column_of_every_view_has_a_comment_in_both_languages(registration: Registration) -> None:
+    connection = await connect(registration.dsn, "tests")
+    rows = await connection.fetch(
+        """
+        SELECT relname, attname, col_description(pg_class.oid, attnum) AS words
+        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname = 'api' AND attnum > 0 AND relkind = 'v'
+        """
+    )
+    await connection.close()
+    assert len(rows) > 60
+    assert [f"{row['relname']}.{row['attname']}" for row in rows if " / " not in (row["words"] or "")] == []
