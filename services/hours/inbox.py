@@ -175,7 +175,8 @@ _SELECT_DOOR: Final[LiteralString] = """
            EXISTS (SELECT FROM lookup.seats AS seat
                    WHERE seat.activity_id = asked.activity_id AND seat.volunteer_id = asked.volunteer_id) AS is_enrolled,
            EXISTS (SELECT FROM consumer.blocked
-                   WHERE consumer = 'inbox' AND log = 'registration' AND key IN (asked.activity_id::text, asked.volunteer_id::text)
+                   WHERE consumer = 'inbox' AND log = 'registration' AND stage = 'applied'
+                     AND key IN (asked.activity_id::text, asked.volunteer_id::text)
                   ) AS is_parked
     FROM (SELECT $1::uuid AS activity_id, $2::uuid AS volunteer_id) AS asked
     LEFT JOIN lookup.activities AS activity USING (activity_id)
