@@ -33,6 +33,7 @@ class LookUps:
     """What plans look up; a test takes it away, or waits in it."""
 
     is_known: bool = True
+    is_open: bool = True
     before_deciding: Callable[[], Awaitable[None]] | None = None
 
 
@@ -112,8 +113,10 @@ def _seats_plan(decide: Callable[[UUID, UUID], Any]) -> Callable[[Asked[Seat], L
     return plan
 
 
-async def _plan_register(asked: Asked[Register], _lookups: LookUps) -> Plan[Volunteer]:
+async def _plan_register(asked: Asked[Register], lookups: LookUps) -> Plan[Volunteer]:
     def decide(volunteer: Volunteer) -> Sequence[Event] | Refusal:
+        if not lookups.is_open:
+            return Refusal("registration_closed")
         if volunteer.exists:
             return Refusal("already_registered")
         return [

@@ -94,17 +94,20 @@ async def test_conflicts_taken_claims_and_repeats_fail_alone_inside_a_batch(log:
     assert [each.position for each in await log.store.read_page(0, 100)] == list(range(1, 9))
 
 
-async def test_who_meets_another_in_a_stream_a_command_or_a_claim_goes_with_the_next_batch(log: Log) -> None:
-    stream, claim = activity(), Claim("mail", "a1")
-    twice = decided(activity(), 0)
-    requests = [decided(stream, 0), decided(stream, 1), decided(stream, 2), twice, twice, decided(activity(), 0, take=(claim,))]
-    requests.append(decided(activity(), 0, take=(claim,)))
+async def test_commands_to_one_stream_go_in_batches_of_their_own_in_the_order_they_came(log: Log) -> None:
+    stream = activity()
+    requests = [decided(stream, 0), decided(stream, 1), decided(activity(), 0), decided(stream, 2)]
     answers = await in_one_batch(log, requests)
-    assert [type(each) for each in answers[:6]] == [Answer] * 6
-    assert answers[6] == ClaimTaken(claim)
+    assert [type(each) for each in answers] == [Answer] * 4
     assert [each.version for each in await log.store.read_stream(stream)] == [1, 2, 3]
-    assert [each.repeated for each in answers[3:5] if isinstance(each, Answer)] == [False, True]
-    assert len(await recorded(log, requests[:3])) == 3
+    assert len(await recorded(log, requests)) == 3
+
+
+async def test_who_meets_another_in_a_command_or_a_claim_goes_with_the_next_batch(log: Log) -> None:
+    twice, claim = decided(activity(), 0), Claim("mail", "a1")
+    answers = await in_one_batch(log, [twice, twice, decided(activity(), 0, take=(claim,)), decided(activity(), 0, take=(claim,))])
+    assert [each.repeated for each in answers if isinstance(each, Answer)] == [False, True, False]
+    assert answers[3] == ClaimTaken(claim)
 
 
 async def test_what_spoils_a_batch_fails_and_the_others_are_written_one_by_one(log: Log) -> None:

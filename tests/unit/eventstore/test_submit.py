@@ -216,6 +216,16 @@ class TestARepeat:
         again = await service.submit(REGISTER, body, command_id=command_id)
         assert (again.first_position, again.repeated) == (first.first_position, True)
 
+    async def test_makes_no_key_for_a_person_who_was_refused_the_first_time(self, store: CountingStore) -> None:
+        keys = MemoryKeys()
+        service, command_id = Service(store, keys), uuid4()
+        service.lookups.is_open = False
+        body = Register(volunteer_id=uuid4(), id_number="1")
+        first = await service.submit(REGISTER, body, command_id=command_id)
+        service.lookups.is_open = True
+        again = await service.submit(REGISTER, body, command_id=command_id)
+        assert (again.refusal, again.repeated, keys.made) == (first.refusal, True, set())
+
     async def test_of_what_is_not_kept_is_decided_again(self, service: Service, store: CountingStore) -> None:
         activity_id, command_id = uuid4(), uuid4()
         for _ in range(2):
