@@ -37,6 +37,14 @@ _COME_BACK: Final = frozenset(
 )
 
 
+REACTING: Final[Mapping[str, frozenset[str]]] = {
+    "registration": frozenset({"registration"}),
+    "hours": frozenset({"hours"}),
+    "recognition": frozenset({"hours", "recognition"}),
+}
+"""Whose facts each service reacts to: there its `reacted` position moves too. A test compares it with the services."""
+
+
 class SampleError(Exception):
     """The year cannot be played, or what the services show is not what was played; said in one plain line."""
 
@@ -223,7 +231,8 @@ class Logs:
             for each in SUBSCRIPTIONS:
                 name, _, consumer = each.consumer.partition(".")
                 row = places.get((consumer, each.source))
-                reached = 0 if row is None else row["reacted"] if consumer == "inbox" else row["applied"]
+                reacts = consumer == "inbox" and each.source in REACTING[service]
+                reached = 0 if row is None else row["reacted" if reacts else "applied"]
                 if name == service and reached < heads[each.source]:
                     behind.append(f"{each.consumer} is at {reached} of {heads[each.source]} in {each.source}'s log")
         return heads, behind
