@@ -1,6 +1,7 @@
 """Files that people write and a command imports: YAML, read strictly; whatever is wrong is told with its line, all of it at once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import yaml
@@ -32,7 +33,7 @@ def read_file(text: str, model: type[M], code: str, check: Callable[[M], Iterabl
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        doubled = list(_doubled(root))
+        doubled = list(islice(_doubled(root), PROBLEMS_MAX))
         if doubled:
             return _refusal(code, doubled)
         said = loader.construct_document(root) if root is not None else None
@@ -59,11 +60,12 @@ def _refusal(code: str, problems: Sequence[tuple[int, str]]) -> Refusal:
 
 
 def _doubled(node: Any) -> Iterator[tuple[int, str]]:
-    """Keys that stand twice in one mapping: YAML's reader would silently keep the last."""
+    """Keys that stand twice in one mapping, of which YAML's reader would silently keep the last, and what is referred to."""
     waiting, seen = [node], set[int]()
     while waiting:
         each = waiting.pop()
-        if id(each) in seen:  # An alias leads to what was looked at before.
+        if id(each) in seen:  # References to references would grow without end, in few lines.
+            yield each.start_mark.line + 1, "is referred to (*name): write it out in each place"
             continue
         seen.add(id(each))
         if isinstance(each, yaml.MappingNode):

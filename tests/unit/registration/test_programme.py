@@ -126,6 +126,11 @@ def test_what_is_no_programme_is_refused_and_never_fails(text: str) -> None:
     assert problems(text)[0].startswith("line ")
 
 
+def test_a_file_of_references_to_references_is_refused_at_once() -> None:
+    bomb = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
+    assert all("is referred to" in each for each in problems(bomb))
+
+
 def test_a_role_is_granted_once_and_withdrawn_once() -> None:
     granted = RoleGranted(person_id=ALICE, role="unit_admin", unit_code="general-office")
     withdrawn = RoleWithdrawn(person_id=ALICE, role="unit_admin", unit_code="general-office", reason="岗位调整")
