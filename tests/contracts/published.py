@@ -100,10 +100,10 @@ _PERSON: Final = UUID("0197f3a4-5c00-7000-8000-000000000001")
 _PERSONAL: Final[Mapping[str, str]] = {
     "name": "林晓溪",
     "guardian_name": "林远山",
-    "id_number": "000000199003070000",
-    "phone": "10000000000",
+    "id_number": "990000199003070013",
+    "phone": "19900000000",
 }
-"""Invented: there is no region 000000, and no phone number begins with 100."""
+"""Invented: there is no region 990000."""
 
 _WORDS: Final[Mapping[str, Any]] = {
     "unit_code": "water-saving-office",
