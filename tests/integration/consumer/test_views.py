@@ -1,0 +1,200 @@
+"""Read models in their own schema, admins' views, and what every worker shows of the consumers."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid5
+
+import asyncpg
+import pytest
+
+from deploy.local.kafka import LocalKafka
+from shared.clock import system_clock
+from shared.codec import Codec
+from shared.consumer import Kafka, Setting
+from shared.consumer.gauges import refresh
+from shared.consumer.heads import follow_heads
+from shared.consumer.inbox import run_inbox
+from shared.consumer.schema import ensure_views
+from shared.consumer.values import Consumers, Fact, LookUp, Projection, Reaction
+from shared.consumer.views import run_views
+from shared.consumer.withdrawals import run_withdrawals
+from shared.contracts.registration import ConsentGiven, VolunteerRegistered
+from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.postgres import Connection, connect
+from tests.integration.consumer.conftest import Base
+from tests.integration.consumer.deciding import no_deadlines
+from tests.integration.consumer.log import Log, Message, create_topic, publish
+from tests.integration.consumer.test_shell import until
+from tests.integration.consumer.test_withdrawals import PERSON
+
+REAL = Codec(EVENTS, UPCASTERS)
+TABLES = "CREATE TABLE volunteer (id uuid PRIMARY KEY, number text NOT NULL, name text);"
+API = "CREATE VIEW api.volunteers AS SELECT number FROM volunteer; COMMENT ON COLUMN api.volunteers.number IS '编号 / number';"
+
+
+async def volunteers(connection: Connection, facts: Sequence[Fact]) -> None:
+    for fact in facts:
+        if isinstance(fact.event, VolunteerRegistered):
+            await connection.execute(
+                "INSERT INTO volunteer VALUES ($1, $2, $3)", fact.event.volunteer_id, fact.event.number, fact.event.name
+            )
+
+
+async def consents(connection: Connection, facts: Sequence[Fact]) -> None:
+    for fact in facts:
+        if isinstance(fact.event, ConsentGiven):
+            await connection.execute("INSERT INTO lookup.note VALUES ($1, $2)", fact.record.position, fact.event.consent)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    tables, api = tmp_path / "volunteers.sql", tmp_path / "api.sql"
+    tables.write_text(TABLES, encoding="utf-8")
+    api.write_text(API, encoding="utf-8")
+    return tables, api
+
+
+def registered(log: Log, base: Base, number: str, name: str = "赵一鸣") -> Message:
+    person = PERSON if number == "1" else uuid5(PERSON, number)
+    event = VolunteerRegistered(
+        volunteer_id=person, number=number, unit_code="u", name=name, id_number=None, phone=None, is_minor=False, skills=()
+    )
+    payload = REAL.encode(event, uuid5(log.log_id, str(len(log.records) + 1)), base.keys.seal)
+    return log.say(str(person), event, payload=payload)
+
+
+async def test_read_models_are_made_once_and_admins_see_api_views_and_nothing_else(base: Base, files: tuple[Path, Path]) -> None:
+    tables, api = files
+    projection = Projection("volunteers", "registration", tables, volunteers)
+    owner = await connect(base.dsn, "migrate")
+    assert await ensure_views(owner, base.roles, [projection], api)
+    await owner.execute("INSERT INTO views_1.volunteer VALUES (gen_random_uuid(), '1', 'n')")
+    api.write_text(API + "CREATE VIEW api.numbers AS SELECT count(*) AS n FROM volunteer;", encoding="utf-8")
+    assert await ensure_views(owner, base.roles, [projection], api)
+    assert await owner.fetchval("SELECT n FROM api.numbers") == 1
+
+    tables.write_text(TABLES + "-- another", encoding="utf-8")
+    assert not await ensure_views(owner, base.roles, [projection], api)
+    assert await owner.fetchval("SELECT n FROM api.numbers") == 1
+
+    reader = await connect(base.dsn, "reader", role=base.roles.reader)
+    assert await reader.fetchval("SELECT number FROM api.volunteers") == "1"
+    assert await reader.fetch("SELECT * FROM api.freshness") == []
+    for forbidden in ("SELECT * FROM views_1.volunteer", "SELECT * FROM consumer.position", "CREATE TABLE api.mine ()"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await reader.execute(forbidden)
+    await reader.close()
+    uncommented = await owner.fetchval(
+        "SELECT count(*) FROM pg_attribute WHERE attrelid = 'api.freshness'::regclass AND attnum > 0 "
+        "AND col_description(attrelid, attnum) IS NULL"
+    )
+    assert uncommented == 0
+    await owner.close()
+
+
+@asynccontextmanager
+async def at_work(*work: Callable[[asyncio.Event], Any]) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(each(stop)) for each in work]
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(20):
+            await asyncio.wait(tasks)
+    for task in tasks:
+        task.result()
+
+
+async def test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how_far(
+    base: Base, kafka_server: LocalKafka, topic_prefix: str, files: tuple[Path, Path]
+) -> None:
+    tables, api = files
+    projection = Projection("volunteers", "registration", tables, volunteers)
+    owner = await connect(base.dsn, "migrate")
+    await ensure_views(owner, base.roles, [projection], api)
+    await owner.close()
+    servers = kafka_server.servers
+    for name in ("registration", "hours", "recognition"):
+        await create_topic(servers, f"{topic_prefix}{name}.events")
+        await create_topic(servers, f"{topic_prefix}{name}.heads")
+    consumers: Consumers[None] = Consumers(
+        service="registration", projections=[projection], look_ups=[LookUp("registration", consents)], deadlines=no_deadlines,
+        reactions=[Reaction("none", "registration", frozenset(), None)], use_cases={},  # type: ignore[arg-type]
+    )  # fmt: skip
+    setting = Setting(
+        consumers=consumers, pool=base.pool, kafka=Kafka(servers, topic_prefix), codec=REAL, keys=base.keys, metrics=base.metrics
+    )
+    log = Log("registration")
+    await base.keys.ensure([PERSON])
+    consent = ConsentGiven(volunteer_id=PERSON, consent="be_named", text_version="1")
+    messages = [registered(log, base, "1"), log.say(str(PERSON), consent, payload=REAL.encode(consent, PERSON))]
+    await publish(servers, f"{topic_prefix}registration.events", messages)
+    said = datetime(2026, 1, 2, tzinfo=UTC)
+    head = {"log_id": str(log.log_id), "head": 5, "sealed": 5, "published": 2, "chain_hash": "00" * 32, "time": said.isoformat()}
+    heads = f"{topic_prefix}registration.heads"
+    await publish(servers, heads, [Message(0, [], b"{"), Message(0, [], json.dumps(head).encode(), "registration")])
+
+    async def no_submit(*_given: Any, **_named: Any) -> Any:
+        raise AssertionError("nothing is to be submitted")
+
+    async def shown() -> bool:
+        await refresh(setting, system_clock)
+        lag = base.metrics.consumer_lag_events
+        return all(lag.labels(name, "registration")._value.get() == 3 for name in ("views", "inbox", "withdrawals", "reactions"))
+
+    async with at_work(
+        lambda stop: run_views(setting, stop),
+        lambda stop: run_inbox(setting, no_submit, None, system_clock, stop),
+        lambda stop: run_withdrawals(setting, stop),
+        lambda stop: follow_heads(setting, stop),
+    ):
+        await until(shown)
+        heartbeat = base.metrics.consumer_heartbeat_timestamp_seconds.labels("views", "registration")
+        assert heartbeat._value.get() == 0
+        caught_up = {**head, "head": 2, "time": said.replace(day=3).isoformat()}
+        await publish(servers, heads, [Message(0, [], json.dumps(caught_up).encode(), "registration")])
+
+        async def beats() -> bool:
+            await refresh(setting, system_clock)
+            return bool(heartbeat._value.get() == said.replace(day=3).timestamp())
+
+        await until(beats)
+    assert [tuple(row) for row in await base.pool.fetch("SELECT number, name FROM views_1.volunteer")] == [("1", "赵一鸣")]
+    assert [tuple(row) for row in await base.pool.fetch("SELECT * FROM lookup.note")] == [(2, "be_named")]
+    assert await base.pool.fetchval("SELECT given_position FROM consumer.withdrawn") == 2
+    assert await base.pool.fetchval("SELECT reacted FROM consumer.position WHERE consumer = 'inbox' AND log = 'registration'") == 2
+    freshness = await base.pool.fetch("SELECT source, applied, behind_events, as_of FROM api.freshness")
+    assert ("registration", 2, 0, said.replace(day=3)) in [tuple(row) for row in freshness]
+
+
+async def test_parked_keys_and_due_deadlines_are_shown_and_go_when_they_are_gone(base: Base) -> None:
+    consumers: Consumers[None] = Consumers(service="hours", projections=(), look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={})
+    setting = Setting(consumers=consumers, pool=base.pool, kafka=Kafka("", ""), codec=REAL, keys=base.keys, metrics=base.metrics)
+    for position, why in ((1, "PayloadError"), (2, "behind")):
+        await base.pool.execute(
+            "INSERT INTO consumer.parked (consumer, log, position, key, type, headers, payload, error_class, stage) "
+            "VALUES ('inbox', 'seats', $1, 'a', 't', '', '', $2, 'applied')",
+            position, why,
+        )  # fmt: skip
+    await base.pool.execute("INSERT INTO consumer.blocked VALUES ('inbox', 'seats', 'applied', 'a', 'PayloadError')")
+    await base.pool.execute(
+        "INSERT INTO consumer.deadline VALUES ('n', 'k', now() - interval '1 s', 'u', '{}', '{}', gen_random_uuid(), 1, gen_random_uuid())"
+    )
+    await refresh(setting, system_clock)
+    page = base.metrics.render().decode()
+    for line in ('parked_keys{consumer="inbox",reason="PayloadError"', 'parked_messages{consumer="inbox",reason="PayloadError"'):
+        assert line in page.replace('service="hours",', "").replace(',service="hours"', "")
+    assert base.metrics.parked_keys.labels("inbox", "PayloadError")._value.get() == 1
+    assert base.metrics.parked_messages.labels("inbox", "PayloadError")._value.get() == 2
+    assert base.metrics.deadlines_due._value.get() == 1
+    await base.pool.execute("DELETE FROM consumer.parked")
+    await base.pool.execute("DELETE FROM consumer.deadline")
+    await refresh(setting, system_clock)
+    assert "leifeng_parked_keys{" not in base.metrics.render().decode()
+    assert base.metrics.deadlines_due._value.get() == 0

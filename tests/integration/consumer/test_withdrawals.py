@@ -1,0 +1,140 @@
+"""Withdrawal and erasure: no parked key holds them up, what is given again counts again, and what is erased reads nothing."""
+
+from collections.abc import Awaitable, Callable
+from uuid import UUID, uuid4, uuid5
+
+import pytest
+
+from shared import parked
+from shared.application import Actor, Role
+from shared.codec import Codec
+from shared.consumer import Kafka, Setting, withdrawals
+from shared.consumer.apply import Consumer
+from shared.consumer.values import Consumers
+from shared.consumer.waits import Waits
+from shared.contracts.event import Event
+from shared.contracts.registration import (
+    ConsentGiven,
+    ConsentWithdrawn,
+    PersonalDataErased,
+    RoleGranted,
+    RoleWithdrawn,
+    VolunteerDeregistered,
+)
+from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.privacy import PersonErasedError
+from shared.testing.store import MemoryStore
+from tests.integration.consumer.conftest import Base
+from tests.integration.consumer.deciding import no_deadlines
+from tests.integration.consumer.log import CODEC, POISON, Counted, Log, Message, Noted, forgiving, part
+
+REAL = Codec(EVENTS, UPCASTERS)
+PERSON = UUID("0197f3a4-5c00-7000-8000-000000000001")
+
+
+def say(log: Log, event: Event, person: UUID = PERSON) -> Message:
+    return log.say(str(person), event, payload=REAL.encode(event, uuid5(log.log_id, str(len(log.records) + 1))))
+
+
+async def withdrawing(base: Base) -> Consumer:
+    consumers: Consumers[None] = Consumers(service="hours", projections=(), look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={})
+    setting = Setting(consumers=consumers, pool=base.pool, kafka=Kafka("", ""), codec=REAL, keys=base.keys, metrics=base.metrics)
+    [each] = withdrawals.parts(setting)
+    made = Consumer(each, base.pool, base.metrics)
+    await made.begin()
+    return made
+
+
+async def withdrawn(base: Base) -> dict[str, bool]:
+    return {row["kind"]: row["withdrawn"] for row in await base.pool.fetch("SELECT kind, withdrawn FROM consumer.withdrawn")}
+
+
+async def test_a_role_is_withdrawn_only_while_it_was_not_given_again(base: Base) -> None:
+    log, reader = Log("registration"), await withdrawing(base)
+    waits = Waits(MemoryStore("hours"), base.pool)
+    actor = Actor(PERSON, Role.UNIT_ADMIN, "water-saving-office")
+    seen = []
+    for event in (
+        RoleGranted(person_id=PERSON, role="unit_admin", unit_code="water-saving-office"),
+        RoleWithdrawn(person_id=PERSON, role="unit_admin", unit_code="water-saving-office", reason="left"),
+        RoleGranted(person_id=PERSON, role="unit_admin", unit_code="another-office"),
+        RoleGranted(person_id=PERSON, role="unit_admin", unit_code="water-saving-office"),
+        RoleWithdrawn(person_id=PERSON, role="unit_admin", unit_code="another-office", reason="left"),
+    ):
+        await reader.take([say(log, event)])
+        seen.append(await waits.is_withdrawn(actor))
+    assert seen == [False, True, True, False, False]
+    assert not await waits.is_withdrawn(Actor(uuid4(), Role.UNIT_ADMIN, "water-saving-office"))
+
+
+async def test_consent_and_persons_are_withdrawn_by_their_own_kinds(base: Base) -> None:
+    log, reader = Log("registration"), await withdrawing(base)
+    await reader.take(
+        [
+            say(log, ConsentGiven(volunteer_id=PERSON, consent="be_named", text_version="1")),
+            say(log, ConsentGiven(volunteer_id=PERSON, consent="register", text_version="1")),
+            say(log, ConsentWithdrawn(volunteer_id=PERSON, consent="be_named")),
+        ]
+    )
+    assert await withdrawn(base) == {"consent:be_named": True, "consent:register": False}
+    await reader.take([say(log, VolunteerDeregistered(volunteer_id=PERSON))])
+    assert (await withdrawn(base))["person"]
+
+
+async def test_a_withdrawal_behind_a_fact_that_cannot_be_read_still_passes(base: Base) -> None:
+    log, reader = Log("registration"), await withdrawing(base)
+    unreadable = log.say(str(PERSON), RoleGranted(person_id=PERSON, role="kiosk", unit_code="office"), payload=b'{"role":7}')
+    unknown = log.say(str(PERSON), Counted(number=1), payload=b"{}")
+    told = say(log, RoleWithdrawn(person_id=PERSON, role="kiosk", unit_code="office", reason="lost"))
+    await reader.take([unreadable, unknown, told])
+    assert await withdrawn(base) == {"role:kiosk:office": True}
+    assert await base.parked() == [(1, str(PERSON), "PayloadError"), (2, str(PERSON), "UnknownEventTypeError")]
+    assert await base.pool.fetchval("SELECT count(*) FROM consumer.blocked") == 0
+
+
+async def test_an_erasure_destroys_the_key_and_what_is_parked_and_no_blocked_key_holds_it_up(
+    base: Base, bases: Callable[[], Awaitable[Base]]
+) -> None:
+    """A release afterwards gives what a replay of the whole log gives."""
+    await base.keys.ensure([PERSON])
+    seats, key = Log(), str(PERSON)
+
+    def noted() -> Message:
+        event = Noted(volunteer_id=PERSON, note="热心助人")
+        event_id = uuid5(seats.log_id, str(len(seats.records) + 1))
+        return seats.say(key, event, payload=CODEC.encode(event, event_id, base.keys.seal))
+
+    messages = [*seats.count((key, POISON)), noted(), *seats.count((key, 3))]
+    look_ups = Consumer(part(keys=base.keys), base.pool, base.metrics)
+    await look_ups.begin()
+    await look_ups.take(messages)
+    assert len(await base.parked()) == 3
+
+    log, reader = Log("registration"), await withdrawing(base)
+    await reader.take([say(log, PersonalDataErased(volunteer_id=PERSON))])
+    assert await withdrawn(base) == {"person": True}
+    with pytest.raises(PersonErasedError):
+        await base.keys.ensure([PERSON])
+    payloads = await base.pool.fetch("SELECT convert_from(payload, 'UTF8') AS text, state FROM consumer.parked ORDER BY position")
+    assert not any("sealed:" in row["text"] for row in payloads)
+    assert {row["state"] for row in payloads} == {"erased"}
+
+    [tried] = await parked.retry_parts(base.pool, [part(forgiving, keys=base.keys)], [], key)
+    assert (tried.released, tried.failed) == (3, None)
+    live = [tuple(row) for row in await base.pool.fetch("SELECT position, note FROM lookup.note")]
+    assert live == [(2, None)]
+
+    again = await bases()
+    async with again.pool.acquire() as connection:
+        await again.keys.destroy(PERSON, connection)
+    replay = Consumer(part(forgiving, keys=again.keys), again.pool, again.metrics)
+    await replay.begin()
+    await replay.take(messages)
+    assert [tuple(row) for row in await again.pool.fetch("SELECT position, note FROM lookup.note")] == live
+    assert await again.tallied() == await base.tallied()
+
+
+def test_what_is_not_an_object_leaves_nothing_of_it() -> None:
+    assert withdrawals.without_sealed(b'["sealed:a1:x"]') == b""
+    assert withdrawals.without_sealed(b"\xff") == b""
+    assert withdrawals.without_sealed(b'{"n":1,"name":"sealed:a1:x"}') == b'{"n":1,"name":null}'
