@@ -134,7 +134,11 @@ def test_a_link_to_a_file_leads_to_one(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_file_that_is_named_is_there(page: Path) -> None:
-    named = set(re.findall(r"`((?:services|shared|deploy|tests)/[\w./-]+)`", page.read_text(encoding="utf-8")))
+    text = page.read_text(encoding="utf-8")
+    named = {
+        *re.findall(r"`((?:services|shared|deploy|tests)/[\w./-]+)`", text),
+        *re.findall(r" (tests/[\w/.]+)", "".join(blocks_of(page))),
+    }
     assert [name for name in named if not (CHECKOUT / name).exists()] == []
 
 
