@@ -154,9 +154,8 @@ class ReadBack:
 
     async def _pass(self, consumer: AIOKafkaConsumer, place: Place | None, published: Link) -> Place:
         first, end = await kafka.offsets(consumer, self._topic)
-        if place is None:
-            place = await self._from_mark(consumer, first, end)
-        elif place.first_offset != first or end < place.next_offset:
+        place = place or await self._marked() or Place(first, first)
+        if not await self._stands(consumer, place, first, end):
             self._findings.add("rewritten", position=place.link.position, offset=end)
             place = Place(first, first)
         consumer.seek(kafka.only_partition(self._topic), place.next_offset)
@@ -194,19 +193,21 @@ class ReadBack:
                 links[link.position] = link.hash
         return Place(place.first_offset, found[-1].offset + 1, link, link_offset), links, verdicts
 
-    async def _from_mark(self, consumer: AIOKafkaConsumer, first: int, end: int) -> Place:
-        """Where to begin: at the mark, if the topic still has there what the mark says; else at the topic's first record."""
+    async def _marked(self) -> Place | None:
         row = await self._pool.fetchrow(_MARK)
         if row is None:
-            return Place(first, first)
-        marked = Place(row["first_offset"], row["record_offset"] + 1, Link(row["position"], row["hash"]), row["record_offset"])
-        if marked.first_offset == first and marked.next_offset <= end:
-            consumer.seek(kafka.only_partition(self._topic), row["record_offset"])
-            found = await read(consumer, self._topic, end)
-            if found and found[0].offset == marked.link_offset and said_by(self._board.log_id, found[0]) == marked.link:
-                return marked
-        self._findings.add("rewritten", position=marked.link.position, offset=end)
-        return Place(first, first)
+            return None
+        return Place(row["first_offset"], row["record_offset"] + 1, Link(row["position"], row["hash"]), row["record_offset"])
+
+    async def _stands(self, consumer: AIOKafkaConsumer, place: Place, first: int, end: int) -> bool:
+        """Whether the topic begins where it began, is not shorter, and has at the place the very record that was there."""
+        if place.first_offset != first or end < place.next_offset:
+            return False
+        if place.link_offset is None:
+            return True
+        consumer.seek(kafka.only_partition(self._topic), place.link_offset)
+        found = await read(consumer, self._topic, end)
+        return bool(found) and found[0].offset == place.link_offset and said_by(self._board.log_id, found[0]) == place.link
 
     async def _save(self, place: Place) -> None:
         if place.link_offset is not None and (self._saved is None or self._saved.link != place.link):

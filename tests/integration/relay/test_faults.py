@@ -14,7 +14,7 @@ from deploy.local.kafka import LocalKafka
 from shared.metrics import Metrics
 from shared.relay import FencedError
 from shared.relay.publisher import Publisher
-from shared.relay.steps import Outgoing
+from shared.relay.steps import START, Outgoing, chained
 from tests.conftest import Databases
 from tests.integration.relay.conftest import SERVICE, Log, Raw, finding, opened, raw, sample, until
 
@@ -89,13 +89,33 @@ async def test_a_relay_that_wakes_late_repeats_the_page_it_held_and_is_fenced(lo
         with pytest.raises(FencedError):
             await asyncio.wait_for(asyncio.shield(late), 20)
     await publisher.close()
-    assert await log.positions() == [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5]
+    in_topic = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5]
+    assert await log.positions() == in_topic
     assert await log.is_whole(8)
     assert sample(metrics, "relay_fenced_total") == 1
     await log.append(2)
     async with log.relaying():  # The highest of the last records, not the last one, is where it goes on.
         await until(lambda: log.is_whole(10))
-    assert (await log.positions())[-2:] == [9, 10]
+    assert await log.positions() == [*in_topic, 9, 10]
+
+
+async def test_a_relay_that_loses_the_race_for_a_seal_publishes_nothing(log: Log, metrics: Metrics) -> None:
+    await log.append(5)
+    first = chained(START, await log.store.read_page(0, 1))[0].link
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted)"
+
+    async def is_waiting() -> bool:
+        return bool(await log.pool.fetchval(waits))
+
+    async with log.pool.acquire() as rival, rival.transaction():
+        await rival.execute("INSERT INTO es.seal (previous, position, hash) VALUES (0, 1, $1)", first.hash)
+        stop = asyncio.Event()
+        loser = asyncio.create_task(log.relay(metrics).run(stop))
+        await until(is_waiting)
+    with pytest.raises(FencedError):
+        await asyncio.wait_for(loser, 10)
+    assert await log.positions() == []
+    assert sample(metrics, "relay_fenced_total") == 1
 
 
 async def test_of_two_relays_at_once_one_is_fenced_and_the_log_has_no_fork(log: Log) -> None:
@@ -141,6 +161,19 @@ async def test_a_hole_is_published_again_from_the_hole_to_the_head(log: Log, met
     assert await log.positions() == [*range(1, 7), *range(8, 21), *range(7, 21)]
     assert sample(metrics, "relay_republished_total") == 14
     assert finding(metrics, "hole") == 1
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["under a relay at work", "while no relay runs"])
+async def test_a_hole_in_a_topic_as_long_as_before_is_noticed_too(log: Log, metrics: Metrics, running: bool) -> None:
+    records = await published(log, 20)
+    as_long = [*records[:6], *records[7:], records[0]]
+    if not running:
+        await log.rewrite(as_long)
+    async with log.relaying(metrics):
+        if running:
+            await until(lambda: sample(metrics, "log_published_position") == 20)
+            await log.rewrite(as_long)
+        await until(lambda: log.is_whole(20), within=10.0)
 
 
 async def test_a_changed_record_counts_as_missing(log: Log, metrics: Metrics) -> None:
