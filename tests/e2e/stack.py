@@ -1,10 +1,12 @@
 """Six real processes on a real Kafka and a real PostgreSQL, which a test may kill one by one."""
 
+import asyncio
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,8 +20,21 @@ from deploy.local.kafka import LocalKafka, free_ports
 from deploy.local.keys import Keys, issue_token, person_id
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
+from services.hours import main as hours
+from services.recognition import main as recognition
+from services.registration import main as registration
+from shared.consumer.values import Reaction
+from shared.contracts.topics import SUBSCRIPTIONS
+from shared.eventstore.clock import travel_to
+from shared.postgres import connect
 
 READY_WITHIN_S = 30.0
+
+REACTIONS: Mapping[str, Sequence[Reaction[Any]]] = {
+    "registration": registration.SERVICE.reactions,
+    "hours": hours.SERVICE.reactions,
+    "recognition": recognition.SERVICE.reactions,
+}
 
 
 class Stack:
@@ -117,6 +132,40 @@ class Stack:
             base_url=base_url(self.ports, service), headers={"Authorization": self.token(person, role, unit)}, timeout=10
         )
 
+    async def travel(self, instant: datetime) -> None:
+        """Moves the clock of every service forward."""
+        for service in SERVICES:
+            connection = await connect(self.dsn(service), "travel")
+            await travel_to(connection, instant)
+            await connection.close(timeout=5)
+
+    async def settled(self, within: float = 20.0) -> None:
+        """Waits until every consumer of every service stands at the heads of the stores, reactions and due deadlines included."""
+        end = time.monotonic() + within
+        while True:
+            heads = {service: (await self.sql(service, _HEAD))[0]["head"] for service in SERVICES}
+            behind = [line for service in SERVICES for line in await self._behind(service, heads)]
+            again = {service: (await self.sql(service, _HEAD))[0]["head"] for service in SERVICES}
+            if not behind and again == heads:
+                return
+            assert time.monotonic() < end, behind
+            await asyncio.sleep(0.05)
+
+    async def _behind(self, service: str, heads: Mapping[str, int]) -> list[str]:
+        places = {(row["consumer"], row["log"]): row for row in await self.sql(service, _PLACES)}
+        reached = {
+            (name, each.source): places[name, each.source]["applied"] if (name, each.source) in places else 0
+            for each in SUBSCRIPTIONS
+            if (name := each.consumer.partition(".")[2]) and each.consumer.startswith(f"{service}.")
+        }
+        for reaction in {each.source for each in REACTIONS[service]}:
+            reached["reactions", reaction] = places["inbox", reaction]["reacted"] if ("inbox", reaction) in places else 0
+        due = (await self.sql(service, _DUE))[0]["due"]
+        return [
+            *(f"{service}.{name} of {log}: {at} of {heads[log]}" for (name, log), at in reached.items() if at < heads[log]),
+            *([f"{service}: {due} deadlines"] if due else []),
+        ]
+
     async def sql(self, service: str, statement: str, *values: Any) -> list[asyncpg.Record]:
         """Rows of a service's database, as the superuser."""
         connection = await asyncpg.connect(self.dsn(service, "admin"), timeout=5)
@@ -135,6 +184,11 @@ class Stack:
             return httpx.get(f"{self.url(name)}/readyz", timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+_HEAD = "SELECT coalesce(max(position), 0) AS head FROM es.event"
+_PLACES = "SELECT consumer, log, applied, reacted FROM consumer.position"
+_DUE = """SELECT count(*) AS due FROM consumer.deadline WHERE due_at <= coalesce((SELECT "now" FROM es.log), now())"""
 
 
 async def command(

@@ -1,0 +1,19 @@
+"""One running system for the tests that only use it; those that break things start their own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.local.kafka import LocalKafka
+from deploy.local.postgres import LocalPostgres
+from tests.e2e.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgres, kafka_server: LocalKafka) -> Iterator[Stack]:
+    """Six processes on the travelling clock, with nothing in their logs yet."""
+    made = Stack(tmp_path_factory.mktemp("stack"), postgres_server, kafka_server, clock="travel")
+    made.migrate()
+    made.start()
+    yield made
+    made.stop()
