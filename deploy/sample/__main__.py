@@ -47,7 +47,8 @@ async def load() -> None:
         year = Year(player, _ends_on(state / "data" / "sample.ends-on"), lambda told: print(told, flush=True))
         await year.play()
         await logs.settle()
-        figures = await compare(year.tally, caller, AUDITOR, list(player.tokens.values()))
+        tokens = list(player.tokens.values())
+        figures = await compare(year.tally, lambda service, path: caller.rows(AUDITOR, service, path, tokens))
         await logs.arrive()
         print(
             f"played {year.starts_on} to {year.ends_on} in {time.monotonic() - began:.0f} s: "

@@ -4,14 +4,14 @@ It shares no rule with the services: minutes are cut at midnight and capped by t
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
 
-from deploy.sample.player import Caller, SampleError, Who
+from deploy.sample.player import SampleError
 
 ZONE: Final = ZoneInfo("Asia/Shanghai")
 DAY_MINUTES_MAX: Final = 480
@@ -52,6 +52,8 @@ class Tally:
     """What should stand in the services."""
 
     counted: dict[UUID, Stretch] = field(default_factory=dict)
+    pending: set[UUID] = field(default_factory=set)
+    """Entries that nobody has decided on."""
     seats: dict[UUID, set[UUID]] = field(default_factory=lambda: defaultdict(set))
     outcomes: Counter[str] = field(default_factory=Counter)
     held: dict[UUID, int] = field(default_factory=dict)
@@ -78,11 +80,13 @@ class Tally:
     def count(self, stretch: Stretch) -> None:
         """Confirmed, or corrected to this."""
         self.counted[stretch.entry_id] = stretch
+        self.pending.discard(stretch.entry_id)
         self._let_stars_go(stretch.volunteer)
 
     def drop(self, stretch: Stretch) -> None:
         """Reversed."""
         self.counted.pop(stretch.entry_id, None)
+        self.pending.discard(stretch.entry_id)
         self._let_stars_go(stretch.volunteer)
 
     def may_have_star(self, volunteer: UUID) -> bool:
@@ -98,15 +102,19 @@ class Tally:
                 self.held[volunteer] = held - 1
 
 
-async def compare(tally: Tally, caller: Caller, auditor: Who, tokens: Sequence[str]) -> Mapping[str, int]:
-    """Holds the count against the services' own queries. The figures of the year; raises SampleError with every difference."""
+Rows = Callable[[str, str], Awaitable[Sequence[Mapping[str, Any]]]]
+"""All rows of a query: (service, path below `/api/v1`)."""
+
+
+async def compare(tally: Tally, rows: Rows) -> Mapping[str, int]:
+    """Holds the count against the services' own queries. The figures of the year; raises SampleError that names the differences."""
     wrong: list[str] = []
 
     def same(what: str, shown: Any, counted: Any) -> None:
         if shown != counted:
             wrong.append(f"{what}: the service shows {shown}, the count is {counted}")
 
-    balances = await caller.rows(auditor, "hours", "/balances", tokens)
+    balances = await rows("hours", "/balances")
     credited, over_cap = Counter[UUID](), Counter[UUID]()
     for row in balances:
         who = UUID(row["volunteer_id"])
@@ -117,30 +125,34 @@ async def compare(tally: Tally, caller: Caller, auditor: Who, tokens: Sequence[s
         same(f"minutes of {who}", credited[who], tally.credited(who))
         same(f"minutes over the cap of {who}", over_cap[who], tally.over_cap(who))
 
-    activities = await caller.rows(auditor, "registration", "/activities", tokens)
+    queue = {UUID(row["entry_id"]) for row in await rows("hours", "/confirm-queue")}
+    same("entries that wait for approval", queue, tally.pending)
+
+    activities = await rows("registration", "/activities")
     same("activities", len(activities), len(tally.seats))
     for row in activities:
         seated = tally.seats.get(UUID(row["activity_id"]), set())
         same(f"seats of activity {row['activity_id']}", row["taken"], len(seated))
     same("activities by state", +Counter(row["state"] for row in activities), +tally.outcomes)
 
-    for row in await caller.rows(auditor, "registration", "/volunteer-overview", tokens):
+    for row in await rows("registration", "/volunteer-overview"):
         who = UUID(row["volunteer_id"])
         same(f"minutes of {who} in the overview", row["timed_minutes"], tally.credited(who))
         same(f"stars of {who} in the overview", row["stars"], tally.held.get(who, 0))
 
-    stars = await caller.rows(auditor, "recognition", "/stars", tokens)
+    stars = await rows("recognition", "/stars")
     shown = Counter(UUID(row["volunteer_id"]) for row in stars)
     same("volunteers with stars", dict(shown), tally.held)
-    history = await caller.rows(auditor, "recognition", "/star-history", tokens)
+    history = await rows("recognition", "/star-history")
     same("star decisions", Counter(row["outcome"] for row in history), +tally.star_outcomes)
     if wrong:
         raise SampleError("; ".join(wrong[:10]) + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""))
     return {
         "volunteers": len(tally.volunteers),
         "activities": len(activities),
-        "seats": sum(len(seated) for seated in tally.seats.values()),
+        "seats taken": sum(len(seated) for seated in tally.seats.values()),
         "people who served": len(served),
         "hours": sum(credited.values()) // 60,
+        "entries to approve": len(queue),
         "stars": len(stars),
     }

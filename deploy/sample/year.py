@@ -24,7 +24,7 @@ from shared.calendar import is_working_day, working_day_after
 HERE: Final = Path(__file__).parent
 BUREAU: Final = Who("bureau-admin", "bureau_admin", "water-bureau")
 AUDITOR: Final = Who("auditor", "auditor", "water-bureau")
-PLACE_PERIOD_DAYS: Final = 14
+PERIOD_DAYS: Final = 14
 """From one activity day to the next; the programme's occasions lie between."""
 STEP: Final = timedelta(days=1)
 
@@ -157,6 +157,7 @@ class Year:
             self._plan_day(number, day, occasion, opens_on, closes_on=day + 2 * STEP)
         self._plan_holiday([day for day, _ in days])
         self._plan_night_watch([day for day, _ in days])
+        self._plan_end()
 
     def _activity_days(self) -> Iterator[tuple[date, str | None]]:
         """Every second week, and on the occasions of the programme; never two within five days."""
@@ -172,7 +173,7 @@ class Year:
         while day < self.ends_on - 4 * STEP:
             if all(abs((day - other).days) > 5 for other in occasions):
                 days[day] = None
-            day += timedelta(days=PLACE_PERIOD_DAYS)
+            day += timedelta(days=PERIOD_DAYS)
         yield from sorted(days.items())
 
     def _plan_day(self, number: int, day: date, occasion: str | None, opens_on: date, closes_on: date) -> None:
@@ -237,7 +238,7 @@ class Year:
             day += STEP
         activity = self._activity(f"{day}/h", day, ("14:00", "17:00", "13:50", "17:05"), None)
         activity.capacity = 4
-        self._on(at(eve - 3 * STEP, "09:30"), lambda: self._open(activity, self._crowd(activity, f"holiday/{eve}")), 2)
+        self._on(at(eve - 3 * STEP, "09:30"), lambda: self._open(activity, self._crowd(activity)), 2)
         self._plan_offers(activity, eve, back, working_day_after(back, 1) + STEP)
         self._on(activity.arrive_at, lambda: self._arrive(activity))
         self._on(activity.leave_at, lambda: self._leave(activity))
@@ -265,12 +266,28 @@ class Year:
         self._on(activity.leave_at, lambda: self._leave(activity))
         self._on(at(day + 2 * STEP, "09:00"), lambda: self._close(activity, None))
 
+    def _plan_end(self) -> None:
+        """What still waits when the year ends: hours to be approved, and activities to come, one of them full and one without anybody."""
+        day = self.ends_on - 2 * STEP
+        last = self._activity(f"{day}/last", day, ("14:00", "17:00", "13:50", "17:05"), None)
+        self._on(at(day - 3 * STEP, "09:30"), lambda: self._open(last, self._crowd(last)[:5]), 2)
+        self._on(last.arrive_at, lambda: self._arrive(last))
+        self._on(last.leave_at, lambda: self._leave(last))
+        for days, capacity, wanted in ((5, 6, 4), (8, 4, 8), (12, 6, 0)):
+            day = self.ends_on + days * STEP
+            coming = self._activity(f"{day}/coming", day, ("09:00", "11:30", "08:50", "11:35"), None)
+            coming.capacity = capacity
+            self._on(at(self.ends_on, "15:00"), partial(self._open_coming, coming, wanted), 2)
+
+    async def _open_coming(self, activity: Activity, wanted: int) -> None:
+        await self._open(activity, self._crowd(activity)[:wanted])
+
     # --- what happens -----------------------------------------------------------------------------------------------------------------
 
     async def _begin(self) -> None:
         """The programme of 2017, carried on for each year that is played; rules and roles."""
         tell = self.player.tell
-        for year in sorted({2017, self.starts_on.year, self.ends_on.year}):
+        for year in sorted({2017, self.starts_on.year, self.ends_on.year, (self.ends_on + 20 * STEP).year}):
             text = (HERE / "programme-2017.yaml").read_text(encoding="utf-8")
             if year != 2017:
                 text = yaml.safe_dump(self._carried_on(year), allow_unicode=True, sort_keys=False, width=1000)
@@ -346,10 +363,10 @@ class Year:
         """The last of the regulars stops as soon as the first star is paid for."""
         return person.name == _RESTING and self.tally.credited(person.id) >= 6000
 
-    def _crowd(self, activity: Activity, seed: str) -> list[Volunteer]:
+    def _crowd(self, activity: Activity) -> list[Volunteer]:
         """Eight people for four seats."""
         people = [each for each in self._people if not each.regular and not each.joins and each.slug not in self._gone]
-        return random.Random(seed + activity.key).sample(people, 8)  # noqa: S311  # A story, not a secret.
+        return random.Random(activity.key).sample(people, 8)  # noqa: S311  # A story, not a secret.
 
     async def _open(self, activity: Activity, people: Sequence[Volunteer]) -> None:
         """Publishes, and lets people enrol: one after the other where there are more of them than seats."""
@@ -505,9 +522,9 @@ class Year:
         begins = max(activity.arrive_at, activity.starts_at)
         for each in there:
             ends = begins if each.slug in activity.forgets else activity.leave_at
-            activity.served += list(stretches(each.id, activity.id, begins, ends)) or [
-                Stretch(each.id, activity.id, begins.date(), begins, begins)
-            ]
+            missed = [Stretch(each.id, activity.id, begins.date(), begins, begins)]
+            activity.served += list(stretches(each.id, activity.id, begins, ends)) or missed
+        self.tally.pending |= {each.entry_id for each in activity.served}
 
     async def _check(self, activity: Activity, person: Volunteer, way: str) -> None:
         path = f"{activity.path}/attendance/{person.id}/check-{way}"
