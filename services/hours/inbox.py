@@ -41,9 +41,7 @@ class LookUps:
 
     async def at_the_door(self, activity_id: UUID, volunteer_id: UUID, day: date) -> Door:
         """Activity, enrolment, and the policy in force on `day`, in one look."""
-        row = await self._pool.fetchrow(_SELECT_DOOR, activity_id, volunteer_id, day)
-        if row is None:  # pragma: no cover  (the statement always gives one row)
-            return Door(None, is_volunteer=False, is_enrolled=False, policy=None)
+        (row,) = await self._pool.fetch(_SELECT_DOOR, activity_id, volunteer_id, day)
         activity = None
         if row["unit_code"] is not None:
             activity = Activity(row["unit_code"], row["starts_at"], row["ends_at"], row["state"])
@@ -51,7 +49,7 @@ class LookUps:
             activity=activity,
             is_volunteer=row["is_volunteer"],
             is_enrolled=row["is_enrolled"],
-            policy=await self.policy_on(day),
+            policy=None if row["version"] is None else HoursPolicyAdopted.model_validate(dict(row)),
             is_parked=row["is_parked"],
         )
 
@@ -177,9 +175,15 @@ _SELECT_DOOR: Final[LiteralString] = """
            EXISTS (SELECT FROM consumer.blocked
                    WHERE consumer = 'inbox' AND log = 'registration' AND stage = 'applied'
                      AND key IN (asked.activity_id::text, asked.volunteer_id::text)
-                  ) AS is_parked
+                  ) AS is_parked,
+           policy.*
     FROM (SELECT $1::uuid AS activity_id, $2::uuid AS volunteer_id) AS asked
     LEFT JOIN lookup.activities AS activity USING (activity_id)
+    LEFT JOIN LATERAL (
+        SELECT version, effective_from, daily_cap_minutes, pairs_per_activity_day_max, check_in_early_minutes,
+               missed_check_out_after_minutes
+        FROM lookup.hours_policies WHERE effective_from <= $3 ORDER BY effective_from DESC LIMIT 1
+    ) AS policy ON true
 """
 
 _SELECT_POLICY: Final[LiteralString] = """

@@ -80,15 +80,20 @@ _COLUMNS: Final = (
 )
 
 _ADD_TO_BALANCES: Final[LiteralString] = """
-    INSERT INTO balances AS known (volunteer_id, year, unit_code, account_id, timed_minutes, back_entered_minutes, transferred_minutes,
-                                   over_cap_minutes)
-    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-    ON CONFLICT (volunteer_id, year, unit_code) DO UPDATE
-    SET timed_minutes = known.timed_minutes + excluded.timed_minutes,
-        back_entered_minutes = known.back_entered_minutes + excluded.back_entered_minutes,
-        transferred_minutes = known.transferred_minutes + excluded.transferred_minutes,
-        over_cap_minutes = known.over_cap_minutes + excluded.over_cap_minutes
+    MERGE INTO balances AS known
+    USING unnest($1::uuid[], $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+        AS moved (volunteer_id, year, unit_code, account_id, timed, back_entered, transferred, over_cap)
+    ON known.volunteer_id = moved.volunteer_id AND known.year = moved.year AND known.unit_code = moved.unit_code
+    WHEN MATCHED THEN UPDATE
+        SET timed_minutes = timed_minutes + timed,
+            back_entered_minutes = back_entered_minutes + back_entered,
+            transferred_minutes = transferred_minutes + transferred,
+            over_cap_minutes = over_cap_minutes + over_cap
+    WHEN NOT MATCHED THEN
+        INSERT (volunteer_id, year, unit_code, account_id, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes)
+        VALUES (moved.volunteer_id, moved.year, moved.unit_code, moved.account_id, timed, back_entered, transferred, over_cap)
 """
+# MERGE and not INSERT ... ON CONFLICT: that checks the constraints of the row it would insert, and a difference may be negative.
 
 _SELECT_IMBALANCE: Final[LiteralString] = "SELECT imbalance_minutes FROM api.ledger_sum"
 
