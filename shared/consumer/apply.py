@@ -425,5 +425,6 @@ _PARK: Final = """
 _BLOCK: Final = "INSERT INTO consumer.blocked (consumer, log, stage, key, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING"
 _RECENTLY_BLOCKED: Final = """
     SELECT reason, count(*) AS keys FROM consumer.blocked
-    WHERE consumer = $1 AND log = $2 AND stage = $3 AND since > clock_timestamp() - make_interval(secs => $4) GROUP BY reason
+    WHERE consumer = $1 AND log = $2 AND stage = $3 AND reason <> 'behind'
+        AND since > clock_timestamp() - make_interval(secs => $4) GROUP BY reason
 """

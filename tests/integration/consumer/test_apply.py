@@ -114,6 +114,19 @@ async def test_a_poison_event_parks_its_key_and_what_follows_of_it_in_order_whil
     ]
 
 
+async def test_why_a_key_is_parked_does_not_depend_on_how_batches_fall(bases: Bases) -> None:
+    """The payload at 3 is found out first, when the batch is decoded; but alone it would have come behind 2."""
+    log = Log()
+    messages = [*log.count(("a", 1), ("a", POISON)), log.say("a", Counted(number=3), payload=b"{}"), *log.count(("a", 4))]
+    for size in (1, 4):
+        base = await bases()
+        reader = await consumer(base)
+        for start in range(0, 4, size):
+            await reader.take(messages[start : start + size])
+        assert await base.parked() == [(2, "a", "InvariantError"), (3, "a", BEHIND), (4, "a", BEHIND)]
+        assert await base.tallied() == [(1, "a", 1)]
+
+
 async def nul_text(connection: Connection, facts: Sequence[Fact]) -> None:
     for fact in facts:
         if fact.event == Counted(number=POISON):
