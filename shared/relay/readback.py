@@ -30,6 +30,7 @@ _SET_MARK: Final = """
     ON CONFLICT (one) DO UPDATE SET first_offset = excluded.first_offset, record_offset = excluded.record_offset,
         position = excluded.position, hash = excluded.hash
 """
+_LAST_SEAL: Final = "SELECT coalesce(max(position), 0) FROM es.seal"
 _SEALS_BETWEEN: Final = "SELECT position, hash FROM es.seal WHERE position > $1 AND position <= $2"
 
 _log = logs.logger()
@@ -164,7 +165,8 @@ class ReadBack:
             if found[0].offset < place.next_offset:  # Made anew under our hands; the next pass begins with it.
                 return Place(found[0].offset, found[0].offset)
             before = place
-            place, links, verdicts = self._judge(place, found)
+            sealed: int = await self._pool.fetchval(_LAST_SEAL)  # After the read: what a relay has published was sealed before.
+            place, links, verdicts = self._judge(place, found, sealed)
             later = later or Verdict.LATER in verdicts
             self._findings.add("foreign", count=verdicts.count(Verdict.FOREIGN), offset=place.next_offset)
             self._findings.add("changed", count=verdicts.count(Verdict.CHANGED), position=place.link.position + 1)
@@ -181,15 +183,17 @@ class ReadBack:
         await self._save(place)
         return place
 
-    def _judge(self, place: Place, found: list[Found]) -> tuple[Place, dict[int, bytes], list[Verdict]]:
+    def _judge(self, place: Place, found: list[Found], sealed: int) -> tuple[Place, dict[int, bytes], list[Verdict]]:
         link, link_offset = place.link, place.link_offset
         links: dict[int, bytes] = {}
         verdicts: list[Verdict] = []
         for record in found:
-            verdict, link = judge(link, self._board.log_id, record)
+            verdict, after = judge(link, self._board.log_id, record)
+            if verdict is Verdict.NEXT and after.position > sealed:
+                verdict = Verdict.CHANGED  # It fits, and no relay published it.
             verdicts.append(verdict)
             if verdict is Verdict.NEXT:
-                link_offset = record.offset
+                link, link_offset = after, record.offset
                 links[link.position] = link.hash
         return Place(place.first_offset, found[-1].offset + 1, link, link_offset), links, verdicts
 

@@ -118,7 +118,8 @@ class Relay:
             except TRANSIENT as error:
                 cause = type(error).__name__
                 self._metrics.retries_total.labels(cause).inc()
-                _log.warning("relay_looks_again", error=cause, topic=self._topic)
+                reason = str(error) if isinstance(error, kafka.TopicsError) else None
+                _log.warning("relay_looks_again", error=cause, topic=self._topic, reason=reason)
                 self._forget()
                 await self._publisher.drop(cause)
                 await asyncio.sleep(BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)])
@@ -145,8 +146,7 @@ class Relay:
         elif step is Step.SEAL:
             await self._seal(seen)
         elif step is Step.REPUBLISH and self._board.published is not None and self._board.hole is not None:
-            self._again_until = max(self._board.published.position, self._again_until)
-            self._board.published, self._board.hole, self._page = self._board.hole, None, ()
+            await self._begin_at(self._board.hole, self._board.published)
         elif step is Step.PUBLISH and self._board.published is not None:
             await self._publish_page(self._board.published, seen.sealed)
         return step
@@ -216,6 +216,14 @@ class Relay:
         again = max(0, min(self._again_until, page[-1].link.position) - published.position)
         self._metrics.relay_republished_total.inc(again)
         self._metrics.relay_published_total.inc(len(page) - again)
+
+    async def _begin_at(self, hole: Link, published: Link) -> None:
+        """Publishes again from the hole on, if the topic's chain before it is the store's."""
+        if await self._hash_at(hole.position) != hole.hash:
+            await self._recovering("diverged", hole.position)
+            return
+        self._again_until = max(published.position, self._again_until)
+        self._board.published, self._board.hole, self._page = hole, None, ()
 
     async def _sealed_page(self, after: Link, sealed: Link) -> Sequence[Outgoing]:
         records = await self._store.read_page(after.position, min(PAGE_EVENTS_MAX, sealed.position - after.position))

@@ -4,17 +4,20 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.structs import TopicPartition
 
 from deploy.local.kafka import LocalKafka
 from shared.metrics import Metrics
 from shared.relay import FencedError
 from shared.relay.publisher import Publisher
-from shared.relay.steps import START, Outgoing, chained
+from shared.relay.steps import START, Link, Outgoing, chained
 from tests.conftest import Databases
 from tests.integration.relay.conftest import SERVICE, Log, Raw, finding, opened, raw, sample, until
 
@@ -197,6 +200,24 @@ async def test_a_lost_tail_is_published_again(log: Log, metrics: Metrics) -> Non
         assert await log.positions() == list(range(1, 13))
 
 
+async def test_a_lost_beginning_is_published_again(log: Log, metrics: Metrics) -> None:
+    await published(log, 12)
+    async with log.relaying(metrics):
+        await until(lambda: sample(metrics, "log_published_position") == 12)
+        await delete_before(log, 5)
+        await until(lambda: log.is_whole(12))
+    assert await log.positions() == [*range(6, 13), *range(1, 13)]
+
+
+async def delete_before(log: Log, offset: int) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=log.servers)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(log.topic, 0): RecordsToDelete(before_offset=offset)})
+    finally:
+        await admin.close()
+
+
 @pytest.mark.parametrize("running", [True, False], ids=["under a relay at work", "while no relay runs"])
 async def test_a_topic_that_was_deleted_and_made_anew_is_filled_again(log: Log, metrics: Metrics, running: bool) -> None:
     await published(log, 1200)
@@ -236,6 +257,19 @@ async def test_a_foreign_record_in_the_place_of_the_next_is_told_and_the_next_is
         await log.append(1)
         await until(lambda: log.is_whole(5))
     assert await log.pool.fetchval("SELECT state FROM es.log") == "open"
+
+
+async def test_a_record_that_fits_the_chain_but_was_never_sealed_is_not_taken(log: Log, metrics: Metrics) -> None:
+    await published(log, 3)
+    last: bytes = await log.pool.fetchval("SELECT hash FROM es.seal WHERE position = 3")
+    forged = chained(Link(3, last), [replace((await log.store.read_page(2, 1))[0], position=4, event_id=uuid4())])[0]
+    async with log.relaying(metrics):
+        await until(lambda: sample(metrics, "log_published_position") == 3)
+        await log.put([(forged.key, forged.value, forged.headers)])
+        await until(lambda: finding(metrics, "changed") == 1)
+        await log.append(2)
+        await until(lambda: is_marked(log, 5))
+    assert await log.positions() == [1, 2, 3, 4, 4, 5]
 
 
 async def test_a_record_that_the_client_library_cannot_even_read_is_passed_over(log: Log, metrics: Metrics) -> None:
