@@ -8,7 +8,7 @@ from shared.process import Service
 
 SERVICE: Final[Service[application.LookUps]] = Service(
     name="registration",
-    title_zh="注册报名",
+    title_zh="报名登记",
     title_en="Registration",
     events=registration.EVENTS,
     use_cases=application.USE_CASES,

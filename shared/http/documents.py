@@ -252,6 +252,8 @@ def _problem_sample(code: str, catalogue: Catalogue) -> Json:
 
 def _column(column: Column) -> Json:
     schema = dict(_KINDS[column.kind])
+    if column.words is not None:
+        schema["enum"] = [*column.words, *([None] if column.nullable else [])]
     if column.nullable:
         schema["type"] = [schema["type"], "null"]
     return {**schema, "description": f"{column.zh} / {column.en}"}

@@ -38,6 +38,9 @@ SERVICE_NAMES: Final[Mapping[str, tuple[str, str]]] = {
     "recognition": ("星级评定", "Recognition"),
 }
 
+SHORT_CHARACTERS: Final = 4
+"""A text up to this long stands on one line; a longer one may wrap, but not into a column of single characters."""
+
 COOKIE_SECONDS: Final = 365 * 24 * 3600
 
 _FOLDER: Final = Path(__file__).parent
@@ -62,8 +65,16 @@ class Words:
     def __call__(self, zh: str, en: str) -> str:
         return zh if self.language == "zh" else en
 
+    def field(self, column: Column, value: Any) -> Cell:
+        """A value of a list's column, for people to read."""
+        if column.words is not None and value in column.words:
+            return Cell(self(*column.words[value]), value)
+        if column.plain and value is not None:
+            return Cell(str(value), style="number")
+        return self.cell(value, minutes=column.minutes)
+
     def cell(self, value: Any, *, minutes: bool = False) -> Cell:
-        """A value of a row, for people to read."""
+        """A value, for people to read."""
         match value:
             case None:
                 return Cell("—", style="none")
@@ -80,7 +91,8 @@ class Words:
             case UUID():
                 return Cell(f"…{str(value)[-8:]}", str(value), "id")  # The front of a UUIDv7 is time: neighbours would look alike.
             case _:
-                return Cell(str(value))
+                text = str(value)
+                return Cell(text, style="words" if len(text) > SHORT_CHARACTERS else "")
 
     def span(self, minutes: int) -> str:
         """Minutes as hours and minutes."""
@@ -241,7 +253,7 @@ def _name(words: Words, service: str) -> str:
 
 def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
     """A list as the templates take it."""
-    columns: Sequence[Column] = query.columns
+    columns: Sequence[Column] = [column for column in query.columns if not column.hidden]
     return {
         "name": query.name,
         "title": words(query.title_zh, query.title_en),
@@ -249,7 +261,7 @@ def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
         "columns": [(words(column.zh, column.en), column.kind == "integer") for column in columns],
         "rows": [
             {
-                "cells": [(words(column.zh, column.en), words.cell(row[column.name], minutes=column.minutes)) for column in columns],
+                "cells": [(words(column.zh, column.en), words.field(column, row[column.name])) for column in columns],
                 "details": f"/view/{details_of(query, row)}" if query.details else None,
                 "parked": query.key is not None and str(row[query.key]) in page.parked,
             }

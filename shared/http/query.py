@@ -34,7 +34,11 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolC
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a query's rows: the name in SQL and JSON, its words, its kind. `minutes=True` shows hours on the page."""
+    """A column of a query's rows: the name in SQL and JSON, what it is called, its kind.
+
+    On the page `minutes=True` shows hours, `plain=True` a number that counts nothing (a year, a position), and `words` what each code of a
+    closed list is called, in Chinese and English; `hidden=True` leaves the column to programs.
+    """
 
     name: str
     kind: Kind
@@ -42,6 +46,9 @@ class Column:
     en: str
     minutes: bool = False
     nullable: bool = False
+    plain: bool = False
+    hidden: bool = False
+    words: Mapping[str, tuple[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
