@@ -6,7 +6,7 @@ used again: what an interrupted call did is unknown, and its command ids will te
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -181,8 +181,8 @@ class Lane:
         ]
         if written:
             self._appended.set()
-        for event_type in written:
-            self._metrics.events_appended_total.labels(event_type).inc()
+        for event_type, count in Counter(written).items():
+            self._metrics.events_appended_total.labels(event_type).inc(count)
 
     async def _call(self, requests: Sequence[AppendRequest]) -> Sequence[AppendResult]:
         try:

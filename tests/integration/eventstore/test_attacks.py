@@ -1,7 +1,7 @@
 """What the database itself holds, whoever tries: each invariant is attacked as the app and as the owner, around the append."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -46,35 +46,44 @@ async def written(log: Log) -> Log:
     return log
 
 
+@pytest.fixture(scope="module")
+async def attacked(database: Databases, migrated_database: str) -> AsyncIterator[Log]:
+    """A log with two events for all attacks that must fail, and so cannot disturb one another."""
+    async with AsyncExitStack() as closing:
+        log = await log_in(closing, database(migrated_database))
+        await log.store.append(decided(activity(), 0, 2))
+        yield log
+
+
 async def still_there(log: Log) -> bool:
     return [each.position for each in await log.store.read_page(0, 10)] == [1, 2]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_the_app_has_no_right_to_change_what_was_written(written: Log, change: str) -> None:
-    app = await written.connection(as_app=True)
+async def test_the_app_has_no_right_to_change_what_was_attacked(attacked: Log, change: str) -> None:
+    app = await attacked.connection(as_app=True)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await app.execute(change)
-    assert await still_there(written)
+    assert await still_there(attacked)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_the_owner_is_refused_by_the_tables_themselves(written: Log, change: str) -> None:
+async def test_the_owner_is_refused_by_the_tables_themselves(attacked: Log, change: str) -> None:
     with pytest.raises(asyncpg.PostgresError, match="append-only"):
-        await written.owner.execute(change)
-    assert await still_there(written)
+        await attacked.owner.execute(change)
+    assert await still_there(attacked)
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_not_even_a_session_that_plays_a_replica_changes_what_was_written(written: Log, database: Databases, change: str) -> None:
-    admin = await asyncpg.connect(database.admin(written.dsn))
+async def test_not_even_a_session_that_plays_a_replica_changes_what_was_attacked(attacked: Log, database: Databases, change: str) -> None:
+    admin = await asyncpg.connect(database.admin(attacked.dsn))
     try:
         await admin.execute("SET session_replication_role = replica")
         with pytest.raises(asyncpg.PostgresError, match="append-only"):
             await admin.execute(change)
     finally:
         await admin.close()
-    assert await still_there(written)
+    assert await still_there(attacked)
 
 
 @pytest.mark.parametrize("as_app", [True, False])
@@ -94,11 +103,11 @@ async def test_not_even_a_session_that_plays_a_replica_changes_what_was_written(
         ("(3::bigint, 'activity', 1::bigint, 'registration.x', repeat('x', 65537)::bytea)", "event_payload_check"),
     ],
 )
-async def test_what_does_not_belong_at_the_end_of_the_log_is_not_inserted(written: Log, as_app: bool, row: str, because: str) -> None:
-    connection = await written.connection(as_app=as_app)
+async def test_what_does_not_belong_at_the_end_of_the_log_is_not_inserted(attacked: Log, as_app: bool, row: str, because: str) -> None:
+    connection = await attacked.connection(as_app=as_app)
     with pytest.raises(asyncpg.PostgresError, match=because):
         await connection.execute(INSERT.format(rows=row), uuid4())
-    assert await still_there(written)
+    assert await still_there(attacked)
 
 
 async def test_the_attacks_fail_for_their_own_reason_for_the_same_insert_without_fault_succeeds(written: Log) -> None:
@@ -122,18 +131,19 @@ async def test_the_attacks_fail_for_their_own_reason_for_the_same_insert_without
         "CREATE OR REPLACE FUNCTION es.refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     ],
 )
-async def test_the_app_has_no_other_rights_than_it_needs(written: Log, statement: str) -> None:
-    app = await written.connection(as_app=True)
+async def test_the_app_has_no_other_rights_than_it_needs(attacked: Log, statement: str) -> None:
+    app = await attacked.connection(as_app=True)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await app.execute(statement)
 
 
-async def test_the_reader_sees_nothing_of_the_log_and_appends_nothing(written: Log) -> None:
-    await written.owner.execute(f"SET ROLE {quote(written.roles.reader)}")
+async def test_the_reader_sees_nothing_of_the_log_and_appends_nothing(attacked: Log) -> None:
+    reader = await attacked.connection()
+    await reader.execute(f"SET ROLE {quote(attacked.roles.reader)}")
     for statement in ("SELECT FROM es.event", "SELECT FROM es.command", "SELECT FROM es.claim"):
         with pytest.raises(asyncpg.PostgresError, match="permission denied"):
-            await written.owner.execute(statement)
-    assert not await written.owner.fetchval("SELECT bool_or(has_function_privilege(oid, 'EXECUTE')) FROM pg_proc WHERE proname = 'append'")
+            await reader.execute(statement)
+    assert not await reader.fetchval("SELECT bool_or(has_function_privilege(oid, 'EXECUTE')) FROM pg_proc WHERE proname = 'append'")
 
 
 async def test_seals_follow_one_another_and_never_fork(written: Log) -> None:
@@ -159,9 +169,9 @@ async def test_seals_follow_one_another_and_never_fork(written: Log) -> None:
         "INSERT INTO es.log (log_id, service, clock, system_id) VALUES (gen_random_uuid(), 'hours', 'system', 1)",
     ],
 )
-async def test_a_log_stays_itself(log: Log, change: str) -> None:
+async def test_a_log_stays_itself(attacked: Log, change: str) -> None:
     with pytest.raises(asyncpg.PostgresError):
-        await log.owner.execute(change)
+        await attacked.owner.execute(change)
 
 
 async def test_a_log_is_made_once_and_is_of_one_service(log: Log) -> None:

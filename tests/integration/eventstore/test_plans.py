@@ -9,7 +9,7 @@ from tests.integration.eventstore.decided import activity, decided
 
 EVENTS = 100_000
 COMMANDS = 8_000
-AT_ONCE = 100
+AT_ONCE = 20
 TRIALS = 50
 SELECT_SCANS = """
     SELECT sum(seq_scan)::integer AS by_sequence, sum(idx_scan)::integer AS by_index FROM pg_stat_user_tables
@@ -30,8 +30,8 @@ async def test_nothing_is_read_through_from_end_to_end(log: Log) -> None:
     requests = [decided(activity(), 0, APPEND_EVENTS_MAX) for _ in range(EVENTS // APPEND_EVENTS_MAX)]
     for start in range(0, len(requests), AT_ONCE):
         await asyncio.gather(*(log.store.append(each) for each in requests[start : start + AT_ONCE]))
-    await asyncio.gather(*(log.store.append(decided(activity(), 0, 0)) for _ in range(COMMANDS // 2)))
-    await asyncio.gather(*(log.store.append(decided(activity(), 0, 0)) for _ in range(COMMANDS // 2)))
+    for _ in range(COMMANDS // APPEND_EVENTS_MAX):
+        await asyncio.gather(*(log.store.append(decided(activity(), 0, 0)) for _ in range(APPEND_EVENTS_MAX)))
     other = await log.another()
     await log.owner.execute("ANALYZE es.event, es.command, es.claim")
     before, by_index = await scans(log)
