@@ -51,7 +51,7 @@ def _run(asked: argparse.Namespace, console: Console) -> int:
             person = person_id(asked.person)
             print(issue_token(Keys(places.secrets), ISSUER, person=person, role=asked.role, unit=asked.unit, minutes=asked.minutes))
         case "sql":
-            query(places, read_ports(), console, asked.service, asked.statement)
+            print(query(places, read_ports(), asked.service, asked.statement))
         case "compose-env":
             console.say(f"{write_compose_environment(places)} is written: `docker compose up --build` starts the containers")
         case "lock":

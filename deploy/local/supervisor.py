@@ -388,11 +388,11 @@ def reset(places: Places, console: Console) -> None:
     console.say("forgotten: data, secrets, logs (Kafka's jars are kept)")
 
 
-def query(places: Places, ports: Ports, console: Console, service: str, sql: str) -> None:
-    """Run a statement as the admins' read-only login of a service and show the rows. Raises Trouble."""
+def query(places: Places, ports: Ports, service: str, sql: str) -> str:
+    """What a statement of the admins' read-only login of a service gives, as a table. Raises Trouble."""
     keys = Keys(places.secrets)
     server = LocalPostgres(places.data / "postgres", keys.admin_password(), port=ports.postgres)
-    console.say(server.query(sql, database_of(service), reader_of(service), keys.reader_password(service)))
+    return server.query(sql, database_of(service), reader_of(service), keys.reader_password(service))
 
 
 def status(places: Places, ports: Ports, console: Console) -> bool:
