@@ -73,13 +73,13 @@ def run(commands: str, environment: dict[str, str]) -> subprocess.CompletedProce
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=480,
         check=False,
     )
 
 
 @needs_tools
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_every_command_and_every_local_link_of_the_readme_works(stack: tuple[dict[str, str], dict[str, str]]) -> None:
     environment, ports = stack
     blocks = blocks_of(README)
