@@ -10,9 +10,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from services.hours import inbox
 from services.hours.domain.account import account_id, entry_id
 from services.hours.domain.attendance import Activity, attendance_id
 from services.hours.projections import attendances, entries, ledger, policies
+from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import Fact
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
 from shared.contracts.registration import ActivityCancelled, ActivityHeld, EnrollmentWithdrawn, OfferAccepted
@@ -154,8 +156,24 @@ async def test_a_check_out_that_never_came_is_missed_at_its_deadline_and_waits_f
     assert await decide(hours, "correct", entry(), **change) is None
     (balance,) = await hours.rows(ledger.BALANCES)
     assert (balance["timed_minutes"], balance["pending_minutes"]) == (180, 0)
-    assert await hours.pool.fetchval("SELECT count(*) FROM consumer.deadline") == 0
     assert await imbalance(hours) == 0
+
+
+async def test_a_deadline_ends_with_its_check_in_also_when_deadlines_are_folded_anew(hours: Hours) -> None:
+    await begin(hours)
+    await serve(hours, PATH, at(9), at(12))
+    hours.now = at(13)
+    assert code_of(await hours.ask("check_in", AT_KIOSK, OTHER_PATH)) is None
+    await hours.catch_up()
+    hours.now = at(22)
+    await hours.fire_due()
+    due = "SELECT count(*) FROM consumer.deadline"
+    assert await hours.pool.fetchval(due) == 0
+    log = await hours.facts_from_the_start()
+    async with hours.pool.acquire() as connection:
+        for until in range(len(log)):
+            await deadline_fold(inbox.deadlines)(connection, log[until : until + 1])
+    assert await hours.pool.fetchval(due) == 0
 
 
 async def test_a_night_over_new_year_is_two_entries_of_two_accounts(hours: Hours) -> None:
