@@ -160,7 +160,7 @@ async def test_a_hole_is_published_again_from_the_hole_to_the_head(log: Log, met
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 20)
             await log.rewrite(without)
-        await until(lambda: log.is_whole(20), within=10.0)
+        await until(lambda: log.is_whole(20))
     assert await log.positions() == [*range(1, 7), *range(8, 21), *range(7, 21)]
     assert sample(metrics, "relay_republished_total") == 14
     assert finding(metrics, "hole") == 1
@@ -176,7 +176,7 @@ async def test_a_hole_in_a_topic_as_long_as_before_is_noticed_too(log: Log, metr
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 20)
             await log.rewrite(as_long)
-        await until(lambda: log.is_whole(20), within=10.0)
+        await until(lambda: log.is_whole(20))
 
 
 async def test_a_changed_record_counts_as_missing(log: Log, metrics: Metrics) -> None:

@@ -29,6 +29,7 @@ async def says_backlog(log: Log, metrics: Metrics, count: int, head: int) -> Non
     assert sample(metrics, "relay_oldest_unpublished_timestamp_seconds") == pytest.approx(oldest.timestamp())
 
 
+@pytest.mark.timeout(300)  # Four starts of a broker.
 async def test_kafka_away_at_the_start_in_the_middle_and_at_the_end(
     own_kafka: Callable[..., LocalKafka], database: Databases, metrics: Metrics
 ) -> None:
