@@ -1,13 +1,12 @@
 """`python -m deploy.sample load`: plays the sample year once. `make up` calls it; nobody else has to."""
 
 import asyncio
-import os
 import sys
 import time
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from deploy.sample.player import Caller, Logs, Player, SampleError, places
+from deploy.sample.player import Caller, Logs, Player, SampleError, place
 from deploy.sample.tally import ZONE, compare
 from deploy.sample.year import AUDITOR, Year
 
@@ -33,9 +32,9 @@ def main(arguments: list[str]) -> int:
 
 async def load() -> None:
     """Plays what has not been played, compares, and lets the clocks go. Raises SampleError."""
-    ports, keys, state = places()
-    logs = await Logs.open(os.environ)
-    caller = Caller(ports, keys)
+    here = place()
+    logs = Logs(here.databases)
+    caller = Caller(here.ports, here.keys)
     try:
         if not await logs.travelling():
             if await logs.is_empty():
@@ -44,7 +43,7 @@ async def load() -> None:
             return
         began = time.monotonic()
         player = Player(caller, logs)
-        year = Year(player, _ends_on(state / "data" / "sample.ends-on"), lambda told: print(told, flush=True))
+        year = Year(player, _ends_on(here.state / "data" / "sample.ends-on"), lambda told: print(told, flush=True))
         await year.play()
         await logs.settle()
         tokens = list(player.tokens.values())

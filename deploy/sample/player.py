@@ -9,20 +9,24 @@ import json
 import os
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 from uuid import UUID
+
+import asyncpg
 
 from deploy.local.environment import HOST, ISSUER, SERVICES
 from deploy.local.keys import Keys, issue_token, person_id
 from shared.contracts.topics import SUBSCRIPTIONS
 from shared.eventstore.clock import arrive, travel_to
 from shared.postgres import Connection, connect
+
+T = TypeVar("T")
 
 AT_ONCE: Final = 12
 """Commands under way together: enough to share commits, few enough for two cores."""
@@ -164,88 +168,108 @@ class Caller:
 class Logs:
     """The three databases, looked at from outside: where each log and each of its readers stands, and what the clock says."""
 
-    def __init__(self, connections: Mapping[str, Connection]) -> None:
-        self._connections = connections
-
-    @classmethod
-    async def open(cls, environ: Mapping[str, str]) -> Self:
-        """As the owners of the databases, by `<SERVICE>_POSTGRES_DSN`."""
-        names = {service: f"{service.upper()}_POSTGRES_DSN" for service in SERVICES}
-        missing = [name for name in names.values() if name not in environ]
-        if missing:
-            raise SampleError(f"{missing[0]} is not set: the sample is loaded by `make up`")
-        return cls({service: await connect(environ[name], "sample") for service, name in names.items()})
+    def __init__(self, addresses: Mapping[str, str]) -> None:
+        """`addresses` are those of the databases' owners, by service."""
+        self._addresses = addresses
+        self._connections: dict[str, Connection] = {}
 
     async def close(self) -> None:
+        """Closes the connections."""
         for connection in self._connections.values():
             await connection.close(timeout=2)
 
     async def travelling(self) -> list[str]:
         """The services whose log still is on the travelling clock."""
-        clocks = await self._each("SELECT clock FROM es.log")
-        return [service for service, clock in clocks.items() if clock == "travel"]
+        return [service for service, seen in (await self._look()).items() if seen["clock"] == "travel"]
 
     async def is_empty(self) -> bool:
         """Whether nothing was ever written."""
-        return not any((await self._each("SELECT max(position) FROM es.event")).values())
+        return not any(seen["head"] for seen in (await self._look()).values())
 
     async def move(self, instant: datetime) -> None:
         """Sets every travelling clock that is not there yet to `instant`, once all is quiet, and waits for what falls due then."""
         await self.settle()
-        for connection in self._connections.values():
-            row = await connection.fetchrow('SELECT clock, "now" FROM es.log')
-            if row is not None and row["clock"] == "travel" and (row["now"] is None or row["now"] < instant):
-                await travel_to(connection, instant)
-        if any((await self._each(_COUNT_DUE)).values()):
+        for service, seen in (await self._look()).items():
+            if seen["clock"] == "travel" and (seen["now"] is None or seen["now"] < instant):
+                await self._insist(service, lambda connection: travel_to(connection, instant))
+        if any(seen["due"] for seen in (await self._look()).values()):
             await self.settle()
 
     async def arrive(self) -> None:
         """Lets every log go over to the system clock, for good."""
         await self.settle()
-        for connection in self._connections.values():
-            await arrive(connection)
+        for service in SERVICES:
+            await self._insist(service, arrive)
 
     async def settle(self) -> None:
         """Waits until every consumer of every service stands at the stores' heads and nothing is due. Raises SampleError."""
         until = time.monotonic() + PATIENCE_SECONDS
-        quiet_at: Mapping[str, Any] | None = None
+        quiet_at: Mapping[str, int] | None = None
         while True:
-            heads, behind = await self._look()
-            if not behind and heads == quiet_at:
+            seen = await self._look()
+            heads = {service: int(each["head"]) for service, each in seen.items()}
+            behind = _behind(seen, heads)
+            if not behind and heads == quiet_at:  # Twice, since the three are not looked at in one instant.
                 return
-            quiet_at = heads if not behind else None
+            quiet_at = None if behind else heads
             if behind and time.monotonic() > until:
                 raise SampleError(f"nothing moves any more: {behind[0]}")
             if behind:
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def _look(self) -> tuple[Mapping[str, Any], list[str]]:
-        """The heads, and in words who is not there."""
-        heads = await self._each("SELECT coalesce(max(position), 0) FROM es.event")
-        behind = [f"{service} has {count} deadlines due" for service, count in (await self._each(_COUNT_DUE)).items() if count]
-        for service, connection in self._connections.items():
-            places = {(row["consumer"], row["log"]): row for row in await connection.fetch(_SELECT_PLACES)}
-            held = await connection.fetchrow("SELECT consumer, log, key, reason FROM consumer.blocked LIMIT 1")
-            if held is not None:
-                raise SampleError(f"{service}.{held['consumer']} has parked key {held['key']} of {held['log']}: {held['reason']}")
-            for each in SUBSCRIPTIONS:
-                name, _, consumer = each.consumer.partition(".")
-                row = places.get((consumer, each.source))
-                reacts = consumer == "inbox" and each.source in REACTING[service]
-                reached = 0 if row is None else row["reacted" if reacts else "applied"]
-                if name == service and reached < heads[each.source]:
-                    behind.append(f"{each.consumer} is at {reached} of {heads[each.source]} in {each.source}'s log")
-        return heads, behind
+    async def _look(self) -> dict[str, Mapping[str, Any]]:
+        rows = await asyncio.gather(*(self._insist(service, lambda connection: connection.fetch(_LOOK)) for service in SERVICES))
+        return {service: row for service, (row,) in zip(SERVICES, rows, strict=True)}
 
-    async def _each(self, sql: str) -> dict[str, Any]:
-        values = await asyncio.gather(*(connection.fetchval(sql) for connection in self._connections.values()))
-        return dict(zip(self._connections, values, strict=True))
+    async def _insist(self, service: str, ask: Callable[[Connection], Awaitable[T]]) -> T:
+        """Asks one database, and comes back when it is away for a moment. Raises SampleError."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                if service not in self._connections:
+                    self._connections[service] = await connect(self._addresses[service], "sample")
+                return await ask(self._connections[service])
+            except (
+                OSError,
+                TimeoutError,
+                asyncpg.InterfaceError,
+                asyncpg.PostgresConnectionError,
+                asyncpg.OperatorInterventionError,
+            ) as error:
+                if connection := self._connections.pop(service, None):
+                    connection.terminate()
+                if time.monotonic() > until:
+                    raise SampleError(f"the database of {service} does not come back: {type(error).__name__}") from None
+                await asyncio.sleep(_AGAIN_SECONDS)
 
 
-_SELECT_PLACES: Final = "SELECT consumer, log, applied, reacted FROM consumer.position"
-_COUNT_DUE: Final = """
-    SELECT count(*) FROM consumer.deadline
-    WHERE failed_as IS NULL AND due_at <= (SELECT CASE clock WHEN 'travel' THEN "now" ELSE clock_timestamp() END FROM es.log)
+def _behind(seen: Mapping[str, Mapping[str, Any]], heads: Mapping[str, int]) -> list[str]:
+    """In words, who has not read everything. Raises SampleError for a parked key, which waiting does not cure."""
+    behind = []
+    for service, each in seen.items():
+        if each["parked"] is not None:
+            raise SampleError(f"{service} has parked a key: {each['parked']}")
+        if each["due"]:
+            behind.append(f"{service} has {each['due']} deadlines due")
+        places = json.loads(each["places"])
+        for one in SUBSCRIPTIONS:
+            name, _, consumer = one.consumer.partition(".")
+            if name == service:
+                applied, reacted = places.get(f"{consumer} {one.source}", (0, 0))
+                reached = reacted if consumer == "inbox" and one.source in REACTING[service] else applied
+                if reached < heads[one.source]:
+                    behind.append(f"{one.consumer} is at {reached} of {heads[one.source]} in the log of {one.source}")
+    return behind
+
+
+_LOOK: Final = """
+    SELECT clock, "now", (SELECT coalesce(max(position), 0) FROM es.event) AS head,
+           (SELECT count(*) FROM consumer.deadline
+            WHERE failed_as IS NULL AND due_at <= CASE clock WHEN 'travel' THEN "now" ELSE clock_timestamp() END) AS due,
+           (SELECT coalesce(json_object_agg(consumer || ' ' || log, json_build_array(applied, reacted)), '{}')
+            FROM consumer.position) AS places,
+           (SELECT concat_ws(' ', consumer, log, key, reason) FROM consumer.blocked LIMIT 1) AS parked
+    FROM es.log
 """
 
 
@@ -295,11 +319,22 @@ async def _as_coroutine(action: Awaitable[Any]) -> Any:
     return await action
 
 
-def places(environ: Mapping[str, str] = os.environ) -> tuple[dict[str, int], Keys, Path]:
-    """Ports of the services, the keys of the token issuer, and the state folder, as the supervisor says them."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the stack is, as the supervisor says it in the environment."""
+
+    ports: Mapping[str, int]
+    databases: Mapping[str, str]
+    keys: Keys
+    state: Path
+
+
+def place(environ: Mapping[str, str] = os.environ) -> Place:
+    """Raises SampleError that names the variable that is missing."""
     try:
         ports = {service: int(environ[f"{service.upper()}_HTTP_PORT"]) for service in SERVICES}
+        databases = {service: environ[f"{service.upper()}_POSTGRES_DSN"] for service in SERVICES}
         state = Path(environ["LEIFENG_STATE"])
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise SampleError(f"{error} is not set: the sample is loaded by `make up`") from None
-    return ports, Keys(state / "secrets"), state
+    return Place(ports, databases, Keys(state / "secrets"), state)
