@@ -1,0 +1,92 @@
+"""The small world of these tests: an invented programme, its volunteers, and what they ask for."""
+
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from deploy.local.keys import person_id
+from tests.faults.clients import Asked, Clients
+
+SAMPLE = Path(__file__).parents[2] / "deploy" / "sample"
+UNIT = "water-saving-office"
+BUREAU = ("局长甲", "bureau_admin")
+LEADER = ("科长乙", "unit_admin")
+KIOSK = ("签到机一", "kiosk")
+ZONE = ZoneInfo("Asia/Shanghai")
+
+
+def at(day: date, clock: str) -> datetime:
+    """An instant by the wall clock."""
+    return datetime.combine(day, time.fromisoformat(clock), ZONE)
+
+
+def volunteer(number: int) -> UUID:
+    """The id of an invented volunteer."""
+    return person_id(f"志愿者{number}")
+
+
+def id_number(number: int) -> str:
+    """A well-formed ID number that nobody has: the region does not exist."""
+    digits = f"99000019800101{number:03}"
+    total = sum(int(digit) * weight for digit, weight in zip(digits, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True))
+    return digits + "10X98765432"[total % 11]
+
+
+async def adopt_programme(clients: Clients) -> Asked:
+    """The programme of 2017 and its units."""
+    return await clients.ask("registration", *BUREAU, "/programmes", {"file": (SAMPLE / "programme-2017.yaml").read_text()})
+
+
+async def register(clients: Clients, number: int, programme: Asked) -> Asked:
+    """A volunteer registers, by consent."""
+    body = {
+        "unit_code": UNIT,
+        "name": "赵小山",
+        "id_number": id_number(number),
+        "consents": ["register"],
+        "consent_text_version": "2017-1",
+    }
+    return await clients.ask("registration", volunteer(number), "volunteer", "/volunteers", body, after=[programme.token])
+
+
+async def publish(
+    clients: Clients, programme: Asked, starts_at: datetime, ends_at: datetime, *, capacity: int, wait_list_max: int
+) -> Asked:
+    """An activity with one position."""
+    body: dict[str, Any] = {
+        "unit_code": UNIT,
+        "title": "清洁河道",
+        "carrier": "caring-for-nature",
+        "place": "淄河岸边",
+        "starts_at": starts_at.isoformat(),
+        "ends_at": ends_at.isoformat(),
+        "positions": [{"code": "cleaner", "name": "清洁员", "capacity": capacity}],
+        "wait_list_max": wait_list_max,
+    }
+    return await clients.ask("registration", *LEADER, "/activities", body, after=[programme.token])
+
+
+def activity_of(published: Asked) -> UUID:
+    """The id that an activity was given."""
+    return UUID(published.answer["stream"].partition("-")[2])
+
+
+async def enroll(clients: Clients, activity: UUID, who: UUID, *, after: Asked, through: str | None = None) -> Asked:
+    """A volunteer asks for a seat."""
+    body = {"volunteer_id": str(who), "position": "cleaner"}
+    path = f"/activities/{activity}/enrollments"
+    return await clients.ask("registration", who, "volunteer", path, body, after=[after.token], through=through)
+
+
+async def withdraw(clients: Clients, activity: UUID, who: UUID, *, after: Asked, through: str | None = None) -> Asked:
+    """A volunteer gives the place up."""
+    path = f"/activities/{activity}/enrollments/{who}/withdraw"
+    return await clients.ask("registration", who, "volunteer", path, {}, after=[after.token], through=through)
+
+
+async def accept(clients: Clients, activity: UUID, who: UUID, *, after: Asked, through: str | None = None) -> Asked:
+    """A volunteer takes the seat on offer."""
+    path = f"/activities/{activity}/enrollments/{who}/accept"
+    return await clients.ask("registration", who, "volunteer", path, {}, after=[after.token], through=through)
