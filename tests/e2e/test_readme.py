@@ -142,6 +142,15 @@ def test_a_file_that_is_named_is_there(page: Path) -> None:
     assert [name for name in named if not (CHECKOUT / name).exists()] == []
 
 
+@pytest.mark.parametrize("page", [CHECKOUT / "ARCHITECTURE.md", CHECKOUT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_a_name_of_the_code_that_is_spoken_of_stands_in_the_code(page: Path) -> None:
+    files = [path for folder in ("services", "shared") for path in (CHECKOUT / folder).rglob("*") if path.suffix in {".py", ".sql"}]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    names = set(re.findall(r"`(\w*[a-z]_\w+|[A-Z]\w+)\b[^`/]*`", page.read_text(encoding="utf-8")))
+    assert names
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", code)] == []
+
+
 def test_every_make_target_that_is_spoken_of_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (CHECKOUT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     spoken_of = {target for page in PAGES for target in re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)}
