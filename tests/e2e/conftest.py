@@ -1,12 +1,13 @@
 """One running system for the tests that only use it; those that break things start their own."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from deploy.local.kafka import LocalKafka
 from deploy.local.postgres import LocalPostgres
 from tests.e2e.stack import Stack
+from tests.e2e.stage import Stage
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgr
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture(scope="session")
+async def stage(stack: Stack) -> AsyncIterator[Stage]:
+    """The same system with its programme and policies adopted."""
+    made = Stage(stack)
+    await made.set()
+    yield made
+    await made.close()
