@@ -219,7 +219,7 @@ class Logs:
 
     async def _look(self) -> dict[str, Mapping[str, Any]]:
         rows = await asyncio.gather(*(self._insist(service, lambda connection: connection.fetch(_LOOK)) for service in SERVICES))
-        return {service: row for service, (row,) in zip(SERVICES, rows, strict=True)}
+        return {service: dict(row) for service, (row,) in zip(SERVICES, rows, strict=True)}
 
     async def _insist(self, service: str, ask: Callable[[Connection], Awaitable[T]]) -> T:
         """Asks one database, and comes back when it is away for a moment. Raises SampleError."""

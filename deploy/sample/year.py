@@ -209,7 +209,11 @@ class Year:
     def _activity(self, key: str, day: date, hours: tuple[str, str, str, str], occasion: str | None) -> Activity:
         """The next unit and the next idea, in turn."""
         carriers = list(self._ideas)
-        carrier = self._occasion_carriers[occasion] if occasion else carriers[self._published % len(carriers)]
+        carrier = (
+            self._occasion_carriers[occasion]
+            if occasion
+            else carriers[(self._published + self._published // len(self._units)) % len(carriers)]
+        )
         ideas = self._ideas[carrier]
         unit = self._units[self._published % len(self._units)]
         idea = ideas[(self._published // len(carriers)) % len(ideas)]

@@ -24,6 +24,9 @@ STAR_POLICY: Final = Aggregate("star_policy", StarPolicies(), policy.evolve)
 class LookUps(Protocol):
     """What must be known before deciding; `services.recognition.inbox.LookUps` reads it."""
 
+    async def is_parked(self, volunteer_id: UUID) -> bool:
+        """Whether facts of the person's registration, or of the policy, are held back."""
+
     async def unit_of(self, volunteer_id: UUID) -> str | None:
         """The unit of a registered volunteer; None for anybody else."""
 
@@ -79,8 +82,8 @@ async def _apply_for_star(asked: Asked[ApplyForStar], lookups: LookUps) -> Plan[
     volunteer_id = asked.ids["volunteer_id"]
     unit_code = await lookups.unit_of(volunteer_id)
     stream, confirmed = Stream("star", volunteer_id), await lookups.confirmed(volunteer_id)
-    if confirmed is None:
-        return Plan(stream, STAR, lambda _: Refusal("hours_parked"), keep_answer=False)
+    if confirmed is None or await lookups.is_parked(volunteer_id):
+        return Plan(stream, STAR, lambda _: Refusal("facts_parked"), keep_answer=False)
     command = star.ApplyForStar(
         volunteer_id=volunteer_id,
         wanted=asked.body.stars,
@@ -135,7 +138,7 @@ APPLY_FOR_STAR: Final[UseCase[ApplyForStar, LookUps]] = UseCase(
         "no_star_policy",
         "star_already_held",
         "star_out_of_order",
-        "hours_parked",
+        "facts_parked",
     ),
     title_zh="申请评星",
     title_en="Apply for a star",
@@ -175,7 +178,7 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "no_star_policy": RefusalText(409, "今日尚无有效的评星规则", "No star policy is in force today"),
     "star_already_held": RefusalText(409, "已持有该星级", "The volunteer holds this star already"),
     "star_out_of_order": RefusalText(409, "须逐级申请", "Stars are granted one after the other; `next` is the one to apply for"),
-    "hours_parked": RefusalText(
-        409, "该志愿者的时长待人工处理, 暂不能评星", "The volunteer's hours are parked; no star can be decided now"
+    "facts_parked": RefusalText(
+        409, "所需资料待人工处理, 暂不能评星", "Facts that the decision rests on are parked; no star can be decided now"
     ),
 }

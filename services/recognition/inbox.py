@@ -11,6 +11,7 @@ from uuid import UUID
 
 from services.recognition import application
 from services.recognition.application import REASSESS_STARS, Reassess
+from services.recognition.domain.policy import POLICY_STREAM_ID
 from services.recognition.domain.star import Confirmed
 from shared.application import Command
 from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, LookUp, Reaction
@@ -32,6 +33,11 @@ class LookUps:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+
+    async def is_parked(self, volunteer_id: UUID) -> bool:
+        """Whether facts of the person's registration, or of the policy, are held back, so that nobody knows what they say."""
+        parked: bool = await self._pool.fetchval(_SELECT_PARKED, str(volunteer_id), str(POLICY_STREAM_ID))
+        return parked
 
     async def unit_of(self, volunteer_id: UUID) -> str | None:
         """The unit of a registered volunteer; None for anybody else."""
@@ -125,8 +131,15 @@ _SELECT_UNIT: Final[LiteralString] = """
 
 _SELECT_MINUTES: Final[LiteralString] = """
     SELECT minutes, position, lowered_by, is_parked
-    FROM (SELECT EXISTS (SELECT FROM consumer.blocked WHERE consumer = 'inbox' AND log = 'hours' AND key = $1::text)) AS here (is_parked)
+    FROM (SELECT EXISTS (SELECT FROM consumer.blocked
+                         WHERE consumer = 'inbox' AND log = 'hours' AND stage = 'applied' AND key = $1::text)) AS here (is_parked)
     LEFT JOIN lookup.confirmed_minutes ON volunteer_id = $1::text::uuid
+"""
+
+_SELECT_PARKED: Final[LiteralString] = """
+    SELECT EXISTS (SELECT FROM consumer.blocked
+                   WHERE consumer = 'inbox' AND stage = 'applied'
+                     AND ((log = 'registration' AND key = $1) OR (log = 'recognition' AND key = $2)))
 """
 
 _SELECT_POLICIES: Final[LiteralString] = "SELECT version, effective_from, thresholds_minutes FROM lookup.star_policies"

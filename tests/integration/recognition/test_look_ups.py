@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from services.recognition.domain.policy import POLICY_STREAM_ID
 from services.recognition.domain.star import Confirmed
 from services.recognition.inbox import REACTIONS, LookUps, fold_minutes, fold_policies, fold_volunteers
 from shared.contracts.hours import Posting, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
@@ -80,6 +81,8 @@ async def test_minutes_below_zero_break_an_invariant_and_write_nothing(pool: Poo
 async def test_hours_that_are_parked_are_known_to_nobody(pool: Pool, facts: Facts) -> None:
     async with pool.acquire() as connection:
         await fold_minutes(connection, facts(confirmed(WHO, timed=480)))
+        await connection.execute("INSERT INTO consumer.blocked VALUES ('inbox', 'hours', 'reactions', $1, 'PayloadError')", str(WHO))
+        assert await LookUps(pool).confirmed(WHO) == Confirmed(480, 1, None)  # What was applied is known, whatever it will lead to.
         await connection.execute("INSERT INTO consumer.blocked VALUES ('inbox', 'hours', 'applied', $1, 'PayloadError')", str(WHO))
     assert await LookUps(pool).confirmed(WHO) is None
     assert await LookUps(pool).confirmed(OTHER) == Confirmed()
@@ -102,6 +105,14 @@ async def test_a_registered_person_is_a_volunteer_until_they_leave(pool: Pool, f
         assert await LookUps(pool).unit_of(OTHER) is None
         await connection.execute("INSERT INTO consumer.withdrawn (subject, kind, position) VALUES ($1, 'person', 9)", WHO)
     assert await LookUps(pool).unit_of(WHO) is None
+
+
+@pytest.mark.parametrize(("log", "key"), [("registration", str(WHO)), ("recognition", str(POLICY_STREAM_ID))])
+async def test_a_parked_registration_or_policy_is_noticed(pool: Pool, log: str, key: str) -> None:
+    assert not await LookUps(pool).is_parked(WHO)
+    await pool.execute("INSERT INTO consumer.blocked VALUES ('inbox', $1, 'applied', $2, 'PayloadError')", log, key)
+    assert await LookUps(pool).is_parked(WHO)
+    assert await LookUps(pool).is_parked(OTHER) == (log == "recognition")
 
 
 async def test_policies_are_read_back_as_they_were_adopted(pool: Pool, facts: Facts) -> None:
