@@ -8,7 +8,7 @@ import pytest
 
 from services.recognition.inbox import MIGRATIONS
 from services.recognition.projections import API_SQL, PROJECTIONS
-from shared import consumer
+from shared import consumer, eventstore, privacy
 from shared.consumer.schema import ensure_views
 from shared.consumer.values import Fact
 from shared.contracts.event import Event
@@ -26,7 +26,7 @@ async def template(database: Databases) -> str:
     """Migrated once, then copied for each test."""
     dsn = database()
     connection = await connect(dsn, "tests")
-    await migrate(connection, (consumer.MIGRATIONS, MIGRATIONS))
+    await migrate(connection, (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, MIGRATIONS))
     await ensure_views(connection, await roles_of(connection), PROJECTIONS, API_SQL)
     await connection.close()
     return dsn

@@ -61,9 +61,9 @@ async def rows(reads: Views, query: Query, limit: int = 50, **filters: Any) -> S
 async def test_stars_held_come_with_what_they_rest_on(pool: Pool, reads: Views, facts: Facts) -> None:
     async with pool.acquire() as connection:
         await stars.fold(connection, facts(granted(WHO, 1), declined(OTHER, 1), granted(OTHER, 1, unit="bureau")))
-    held = await rows(reads, stars.QUERY)
-    assert [(row["volunteer_id"], row["stars"]) for row in held] == [(WHO, 1), (OTHER, 1)]
-    assert {name: held[0][name] for name in ("confirmed_minutes", "threshold_minutes", "policy_version", "hours_position")} == {
+    held = {row["volunteer_id"]: row for row in await rows(reads, stars.QUERY)}
+    assert {who: row["stars"] for who, row in held.items()} == {WHO: 1, OTHER: 1}
+    assert {name: held[WHO][name] for name in ("confirmed_minutes", "threshold_minutes", "policy_version", "hours_position")} == {
         "confirmed_minutes": 6100,
         "threshold_minutes": 6000,
         "policy_version": "2012",

@@ -1,0 +1,168 @@
+"""Recognition through `submit`: who may apply, what the look-ups say, and a correction that arrives while a star is being granted."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.recognition import application, inbox
+from services.recognition.application import APPLY_FOR_STAR, USE_CASES, ApplyForStar
+from services.recognition.inbox import LookUps
+from shared.application import Actor, Asked, Plan, Role
+from shared.codec import Codec
+from shared.consumer.values import Fact, system_actor
+from shared.contracts.event import Event
+from shared.contracts.registration import VolunteerRegistered
+from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.eventstore.submit import Commands
+from shared.eventstore.values import Answer
+from shared.http.body import parse_model
+from shared.metrics import Metrics
+from shared.postgres import Pool
+from shared.privacy import PersonalKeys
+from shared.testing.store import MemoryStore
+from tests.integration.recognition.conftest import Facts
+from tests.integration.recognition.test_look_ups import confirmed, reversed_
+
+NOW = datetime(2017, 6, 1, 1, tzinfo=UTC)
+WHO = UUID(int=11)
+CODEC = Codec(EVENTS, UPCASTERS)
+FILE = 'version: "2012"\neffective_from: 2017-01-01\nthresholds_hours: [100, 300]\n'
+BUREAU = Actor(UUID(int=1), Role.BUREAU_ADMIN, "water-bureau")
+HERSELF = Actor(WHO, Role.VOLUNTEER, "reservoir-station")
+
+
+class Recognition:
+    """One process of the service, its log in memory, its look-ups in a real database."""
+
+    def __init__(self, pool: Pool, facts: Facts) -> None:
+        self.store = MemoryStore("recognition")
+        self.look_ups = LookUps(pool)
+        self._pool = pool
+        self._facts = facts
+        self._read = 0
+        keys, metrics = PersonalKeys(pool, bytes(32)), Metrics("recognition", "0")
+        self.commands = Commands(self.store, CODEC, keys, self.look_ups, application.CLAIMS, _now, metrics)
+
+    async def ask(self, name: str, body: bytes, actor: Actor, **ids: UUID) -> Answer:
+        """A command as HTTP submits it."""
+        use_case = next(each for each in USE_CASES if each.name == name)
+        return await self.submit(use_case, parse_model(body, use_case.body), actor, ids)
+
+    async def submit(self, use_case: Any, body: Any, actor: Actor, ids: Mapping[str, UUID]) -> Answer:
+        """Through the one way in."""
+        return await self.commands.submit(
+            use_case, body, ids=dict(ids), actor=actor, command_id=uuid4(), fingerprint=None, correlation_id=uuid4(), causation_id=None,
+            traceparent=None,
+        )  # fmt: skip
+
+    async def hears(self, *events: Event) -> None:
+        """Facts of others arrive: look-ups first, then reactions."""
+        await self._take(self._facts(*events))
+
+    async def reads_itself(self) -> None:
+        """The own log arrives too, until nothing follows any more."""
+        while records := await self.store.read_page(self._read, 100):
+            self._read = records[-1].position
+            await self._take([Fact(each, CODEC.decode(each)) for each in records])
+
+    async def _take(self, facts: Sequence[Fact]) -> None:
+        async with self._pool.acquire() as connection, connection.transaction():
+            for look_up in inbox.LOOK_UPS:
+                await look_up.fold(connection, [each for each in facts if each.record.service == look_up.source])
+        for fact in facts:
+            for reaction in inbox.REACTIONS:
+                if fact.record.service == reaction.source and fact.event.TYPE in reaction.types:
+                    for each in await reaction.react(fact, self.look_ups, True):
+                        await self.submit(each.use_case, each.body, system_actor("recognition"), each.ids)
+
+    def types(self) -> list[str]:
+        """What the log says, by type."""
+        return [each.type.removeprefix("recognition.") for each in self.store.records]
+
+
+async def _now() -> datetime:
+    return NOW
+
+
+@pytest.fixture
+async def service(pool: Pool, facts: Facts) -> Recognition:
+    """With a policy in force and one volunteer who has served exactly a hundred hours."""
+    made = Recognition(pool, facts)
+    await made.ask("adopt_star_policy", json.dumps({"file": FILE}).encode(), BUREAU)
+    await made.reads_itself()
+    person = {"number": "V1", "name": None, "id_number": None, "phone": None, "is_minor": False, "skills": ()}
+    await made.hears(VolunteerRegistered.model_validate({"volunteer_id": WHO, "unit_code": "reservoir-station", **person}))
+    await made.hears(confirmed(WHO, timed=5900), confirmed(WHO, timed=100))
+    return made
+
+
+async def test_a_star_is_granted_and_goes_by_itself_when_hours_are_reversed(service: Recognition) -> None:
+    answer = await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
+    assert (answer.outcome, answer.count) == ("accepted", 1)
+    await service.reads_itself()
+    await service.hears(reversed_(WHO, timed=-100))
+    assert service.types() == ["star_policy_adopted", "star_granted", "star_withdrawn"]
+    withdrawn = CODEC.decode(service.store.records[-1]).model_dump()
+    assert (withdrawn["reason"], withdrawn["confirmed_minutes"], withdrawn["hours_position"]) == ("hours_reversed", 5900, 3)
+
+
+async def test_a_star_granted_on_hours_that_were_gone_already_goes_at_once(service: Recognition) -> None:
+    """The application has looked up the minutes; the reversal is reassessed, finds no star; then the star is appended."""
+    asked = Asked(ApplyForStar(), {"volunteer_id": WHO}, HERSELF, NOW, uuid4(), uuid4)
+    planned = await APPLY_FOR_STAR.plan(asked, service.look_ups)
+
+    async def plan_of_a_moment_ago(_asked: Any, _look_ups: Any) -> Plan[Any]:
+        return planned
+
+    await service.hears(reversed_(WHO, timed=-100))
+    await service.submit(replace(APPLY_FOR_STAR, plan=plan_of_a_moment_ago), ApplyForStar(), HERSELF, {"volunteer_id": WHO})
+    assert service.types()[1:] == ["star_granted"]
+    await service.reads_itself()
+    assert service.types()[1:] == ["star_granted", "star_withdrawn"]
+
+
+@pytest.mark.parametrize(
+    ("actor", "who", "code"),
+    [
+        (Actor(UUID(int=99), Role.VOLUNTEER, "reservoir-station"), WHO, "not_own_record"),
+        (Actor(UUID(int=98), Role.UNIT_ADMIN, "general-office"), WHO, "wrong_unit"),
+        (Actor(UUID(int=98), Role.UNIT_ADMIN, "general-office"), UUID(int=77), "not_a_volunteer"),
+        (BUREAU, UUID(int=77), "not_a_volunteer"),
+    ],
+)
+async def test_who_may_not_ask_or_for_nobody_is_refused_and_leaves_no_event(
+    service: Recognition, actor: Actor, who: UUID, code: str
+) -> None:
+    answer = await service.ask("apply_for_star", b"{}", actor, volunteer_id=who)
+    assert answer.refusal is not None
+    assert answer.refusal.code == code
+    assert service.types() == ["star_policy_adopted"]
+
+
+async def test_the_admin_of_the_unit_applies_by_proxy(service: Recognition) -> None:
+    answer = await service.ask(
+        "apply_for_star", b'{"stars": 1}', Actor(UUID(int=98), Role.UNIT_ADMIN, "reservoir-station"), volunteer_id=WHO
+    )
+    assert answer.count == 1
+
+
+async def test_nothing_is_decided_on_hours_that_are_parked(service: Recognition, pool: Pool) -> None:
+    await pool.execute("INSERT INTO consumer.blocked VALUES ('inbox', 'hours', 'applied', $1, 'PayloadError')", str(WHO))
+    answer = await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
+    assert answer.refusal is not None
+    assert answer.refusal.code == "facts_parked"
+    await pool.execute("DELETE FROM consumer.blocked")
+    again = await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
+    assert again.count == 1
+
+
+async def test_a_wrong_policy_file_is_refused_with_its_line(service: Recognition) -> None:
+    answer = await service.ask("adopt_star_policy", b'{"file": "version: 1"}', BUREAU)
+    assert answer.refusal is not None
+    assert answer.refusal.detail["line"] == 1
+    assert service.types() == ["star_policy_adopted"]
