@@ -51,7 +51,7 @@ def free_base() -> int:
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+def own_stack(tmp_path: Path) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     """The environment in which the README's commands mean a stack of their own, and what each usual port is there."""
     chosen = str(free_base())
     usual, ours = read_ports({}).named(), read_ports({PORT_BASE: chosen}).named()
@@ -80,8 +80,8 @@ def run(commands: str, environment: dict[str, str]) -> subprocess.CompletedProce
 
 @needs_tools
 @pytest.mark.timeout(600)
-def test_every_command_and_every_local_link_of_the_readme_works(stack: tuple[dict[str, str], dict[str, str]]) -> None:
-    environment, ports = stack
+def test_every_command_and_every_local_link_of_the_readme_works(own_stack: tuple[dict[str, str], dict[str, str]]) -> None:
+    environment, ports = own_stack
     blocks = blocks_of(README)
     ends = next(number for number, block in enumerate(blocks) if "make down" in block)
     done = run("".join(with_ports(INSTEAD.get(block.strip(), block) + "\n", ports) for block in blocks[:ends]), environment)
