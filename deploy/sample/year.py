@@ -209,11 +209,8 @@ class Year:
     def _activity(self, key: str, day: date, hours: tuple[str, str, str, str], occasion: str | None) -> Activity:
         """The next unit and the next idea, in turn."""
         carriers = list(self._ideas)
-        carrier = (
-            self._occasion_carriers[occasion]
-            if occasion
-            else carriers[(self._published + self._published // len(self._units)) % len(carriers)]
-        )
+        turn = self._published + self._published // len(self._units)  # Else every unit would always have the same carrier.
+        carrier = self._occasion_carriers[occasion] if occasion else carriers[turn % len(carriers)]
         ideas = self._ideas[carrier]
         unit = self._units[self._published % len(self._units)]
         idea = ideas[(self._published // len(carriers)) % len(ideas)]
@@ -237,20 +234,22 @@ class Year:
     def _plan_holiday(self, taken: Sequence[date]) -> None:
         """The same over the longest holiday of the year: the offer's term ends with the first working day after it."""
         eve, back = longest_break(self.starts_on + 30 * STEP, self.ends_on - 20 * STEP)
-        day = back + 4 * STEP
+        lapsed = working_day_after(back, 1) + STEP
+        day = lapsed + 2 * STEP
         while day in taken:
             day += STEP
         activity = self._activity(f"{day}/h", day, ("14:00", "17:00", "13:50", "17:05"), None)
         activity.capacity = 4
         self._on(at(eve - 3 * STEP, "09:30"), lambda: self._open(activity, self._crowd(activity)), 2)
-        self._plan_offers(activity, eve, back, working_day_after(back, 1) + STEP)
+        self._plan_offers(activity, eve, back, lapsed)
         self._on(activity.arrive_at, lambda: self._arrive(activity))
         self._on(activity.leave_at, lambda: self._leave(activity))
         self._on(at(day + STEP, "09:00"), lambda: self._close(activity, None))
 
     def _plan_night_watch(self, taken: Sequence[date]) -> None:
         """Flood season: from ten in the evening to two in the morning, which are two civil days."""
-        day = next(each for each in (date(year, 7, 21) for year in (self.starts_on.year, self.ends_on.year)) if each > self.starts_on)
+        nights = (date(year, month, 21) for month in (7, 8) for year in (self.starts_on.year, self.ends_on.year))
+        day = next(night for night in nights if self.starts_on + 10 * STEP < night < self.ends_on - 10 * STEP)
         while {day, day + STEP} & set(taken):
             day += STEP
         activity = Activity(

@@ -15,7 +15,8 @@ from services.recognition.inbox import REACTIONS as RECOGNITION
 from services.registration.domain.volunteer import birth_date
 from services.registration.inbox import REACTIONS as REGISTRATION
 
-ENDS = [date(2026, 11, 23) - timedelta(days=37 * number) for number in range(11)]
+ENDS = [date(2026, 11, 23) - timedelta(days=29 * number) for number in range(25)]
+"""Two years of yesterdays."""
 
 
 def planned(ends_on: date) -> Year:
@@ -23,19 +24,20 @@ def planned(ends_on: date) -> Year:
     return Year(nobody, ends_on, lambda _told: None)
 
 
-@pytest.mark.parametrize("ends_on", ENDS, ids=str)
-def test_a_year_that_ends_on_any_day_has_few_instants_and_stays_within_itself(ends_on: date) -> None:
-    year = planned(ends_on)
-    instants = sorted({instant for instant, _ in year._steps})
-    assert 80 <= len(instants) <= 150
-    assert instants[0].astimezone(ZONE).date() == year.starts_on
-    assert instants[-1].astimezone(ZONE).date() <= ends_on
+def test_a_year_that_ends_on_any_day_has_few_instants_and_stays_within_itself() -> None:
+    for ends_on in ENDS:
+        year = planned(ends_on)
+        instants = sorted({instant for instant, _ in year._steps})
+        assert 80 <= len(instants) <= 150
+        assert instants[0].astimezone(ZONE).date() == year.starts_on, ends_on
+        assert instants[-1].astimezone(ZONE).date() <= ends_on
+        assert year._popular_days, ends_on
 
 
-@pytest.mark.parametrize("ends_on", ENDS, ids=str)
-def test_no_activity_day_is_planned_before_the_one_before_is_closed(ends_on: date) -> None:
-    days = [day for day, _ in planned(ends_on)._activity_days()]
-    assert all((later - earlier).days >= 6 for earlier, later in pairwise(days))
+def test_no_activity_day_is_planned_before_the_one_before_is_closed() -> None:
+    for ends_on in ENDS:
+        days = [day for day, _ in planned(ends_on)._activity_days()]
+        assert all((later - earlier).days >= 6 for earlier, later in pairwise(days)), ends_on
 
 
 def test_invented_id_numbers_pass_the_check_of_registration() -> None:
