@@ -102,9 +102,15 @@ class Metrics:
     log_recovering = _Declared(
         Gauge, zh="日志是否等待 recover (1 或 0)", en="Whether the log waits for recover: Kafka holds what it does not (1 or 0)"
     )
+    log_read_only = _Declared(
+        Gauge, zh="日志是否由运维设为只读 (1 或 0)", en="Whether an operator has closed the log: no command is accepted (1 or 0)"
+    )
     producer_recreated_total = _Declared(Counter, ("cause",), zh="重建 Kafka 生产者的次数", en="Kafka producers made anew, by cause")
     worker_role_held = _Declared(
         Gauge, ("role",), zh="本进程是否担任该角色 (1 或 0)", en="Whether this process holds the worker role (1 or 0)"
+    )
+    worker_role_paused = _Declared(
+        Gauge, ("role",), zh="该角色是否被运维暂停 (1 或 0)", en="Whether an operator has paused the worker role (1 or 0)"
     )
     role_changes_total = _Declared(Counter, ("role", "cause"), zh="角色得失次数", en="Worker roles taken and lost")
     consumer_last_applied_timestamp_seconds = _Declared(

@@ -1,4 +1,4 @@
-"""`python -m services.<service> api | worker | all | migrate | parked`: the processes of a service, put together from one value.
+"""`python -m services.<service> api | worker | all | migrate | ...`: the processes of a service, put together from one value.
 
 Nothing here knows a word of the domain: a service hands over its tables (`Service`), and what runs follows from them.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import asyncpg
 import typer
 
-from shared import VERSION, consumer, eventstore, logs, parked, privacy
+from shared import VERSION, consumer, eventstore, logs, operating, parked, privacy, states
 from shared.application import Claims, UseCase
 from shared.clock import Clock
 from shared.codec import Codec
@@ -161,6 +161,7 @@ def main(service: Service[Any]) -> None:
         """Apply a key's parked events in order; the first that fails again keeps the rest parked."""
         run(lambda settings: _retry(service, settings, key))
 
+    operating.add_commands(app, service.name, run)
     app()
 
 
@@ -233,6 +234,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
             tasks.create_task(serve(probe, settings.http_host, settings.worker_port, stop))
             tasks.create_task(follow_heads(setting, stop))
             tasks.create_task(every(stop, GAUGES_SECONDS, "gauges", lambda: refresh(setting, engine.clock)))
+            tasks.create_task(every(stop, GAUGES_SECONDS, "states", lambda: states.refresh(pool, metrics)))
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, worker=pool)))
             if service.imbalance is not None:
                 tasks.create_task(every(stop, LEDGER_SECONDS, "ledger", lambda: _check_ledger(service, pool, metrics)))

@@ -2,6 +2,7 @@
 
 A role is held by a session advisory lock on a connection of its own, which the server ends when its owner has been silent for
 `IDLE_SECONDS`. The lock only saves double work; what must not happen twice is fenced by the seal, the positions and the command ids.
+A role that an operator has paused (`es.paused_role`) is given up, and taken by nobody until it is resumed.
 """
 
 import asyncio
@@ -30,8 +31,8 @@ GIVE_UP_SECONDS_MAX: Final = 8.0
 """How long the work of a lost role may take to end before it is cancelled."""
 AGAIN_SECONDS: Final = 1.0
 
+_IS_PAUSED: Final = "SELECT EXISTS (SELECT FROM es.paused_role WHERE role = $1)"
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock($1, $2)"
-_PING: Final = "SELECT 1"
 _log = logs.logger()
 
 
@@ -65,14 +66,14 @@ async def stand_for(role: WorkerRole, dsn: str, metrics: Metrics, stop: asyncio.
 
 
 async def _work(role: WorkerRole, connection: "asyncpg.Connection[asyncpg.Record]", stop: asyncio.Event) -> str:
-    """Works until the end, the loss of the lock, or a failure of the work; which of them it was."""
+    """Works until the end, a pause, the loss of the lock, or a failure of the work; which of them it was."""
     enough = asyncio.Event()
     work = asyncio.ensure_future(role.run(enough))
-    pings = asyncio.create_task(_ping(connection))
+    pings = asyncio.create_task(_ping(connection, role.name))
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({work, pings, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        cause = "stopped" if stop.is_set() else "failed" if work.done() else "lost"
+        cause = "stopped" if stop.is_set() else "failed" if work.done() else pings.result()
     finally:
         enough.set()
         for each in (pings, stopped):
@@ -86,19 +87,21 @@ async def _work(role: WorkerRole, connection: "asyncpg.Connection[asyncpg.Record
     return cause
 
 
-async def _ping(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Keeps the session from being idle; returns when it is gone."""
+async def _ping(connection: "asyncpg.Connection[asyncpg.Record]", role: str) -> str:
+    """Keeps the session from being idle; returns when the role is paused, or the session is gone."""
     try:
         while True:
             await asyncio.sleep(PING_SECONDS)
-            await connection.execute(_PING, timeout=PING_SECONDS)
+            if await connection.fetchval(_IS_PAUSED, role, timeout=PING_SECONDS):
+                return "paused"
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-        return
+        return "lost"
 
 
 async def _wait_for_the_lock(connection: "asyncpg.Connection[asyncpg.Record]", role: str, stop: asyncio.Event) -> bool:
     while not stop.is_set():
-        if await connection.fetchval(_TRY_LOCK, LOCK_SPACE, ROLES.index(role)):
+        paused = await connection.fetchval(_IS_PAUSED, role)
+        if not paused and await connection.fetchval(_TRY_LOCK, LOCK_SPACE, ROLES.index(role)):
             return True
         await pause(stop, STANDBY_SECONDS)
     return False

@@ -12,6 +12,7 @@ from time import monotonic
 from shared.metrics import Metrics
 from shared.worker import IDLE_SECONDS, WorkerRole, stand_for
 from tests.conftest import Databases
+from tests.integration.eventstore.conftest import migrated
 
 OWNER = """
     import asyncio, sys
@@ -65,7 +66,7 @@ async def seconds_until(event: asyncio.Event, within: float) -> float:
 
 
 async def taken_over_after(database: Databases, do: Callable[["subprocess.Popen[str]"], None], within: float) -> float:
-    dsn = database()
+    dsn = await migrated(database())
     owner = await asyncio.to_thread(owner_process, dsn)
     standby = Standby(dsn)
     try:
@@ -90,7 +91,7 @@ async def test_a_standby_takes_over_from_an_owner_that_sleeps(database: Database
 
 
 async def test_only_one_of_two_does_the_work(database: Databases) -> None:
-    dsn = database()
+    dsn = await migrated(database())
     one, two = Standby(dsn), Standby(dsn)
     done, _ = await asyncio.wait(
         {asyncio.create_task(each.held.wait()) for each in (one, two)}, return_when=asyncio.FIRST_COMPLETED, timeout=5
@@ -119,7 +120,7 @@ async def test_work_that_fails_gives_the_role_up_and_it_is_taken_again(database:
         again.set()
         await enough.wait()
 
-    task = asyncio.create_task(stand_for(WorkerRole("relay", fail_once), database(), Metrics("hours", "0"), stop))
+    task = asyncio.create_task(stand_for(WorkerRole("relay", fail_once), await migrated(database()), Metrics("hours", "0"), stop))
     await asyncio.wait_for(again.wait(), 10)
     stop.set()
     await asyncio.wait_for(task, 10)
