@@ -3,12 +3,12 @@
 Liveness asks no dependency: a restart does not cure a database. Readiness does (operations.md 3.3).
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.http.deadline import Deadline
 from shared.metrics import CONTENT_TYPE, Metrics
 
 READY_SECONDS_MAX: Final = 1.0
@@ -41,9 +41,12 @@ def probes(metrics: Metrics, *, alive: Callable[[], bool], ready: Callable[[], A
 
 async def is_ready(ready: Callable[[], Awaitable[bool]]) -> bool:
     """What `ready` says, and no when it says nothing within `READY_SECONDS_MAX` or fails."""
+
+    async def asked() -> bool:
+        return await ready()
+
     try:
-        async with asyncio.timeout(READY_SECONDS_MAX):
-            return await ready()
+        return await Deadline(READY_SECONDS_MAX).meet(asked())  # Left behind when late: a frozen database holds up its cancelling too.
     except Exception:  # noqa: BLE001  # Whatever a dependency does, the answer is "not ready" and no more.
         return False
 
