@@ -69,15 +69,21 @@ _GRANT_TABLES: Final = """
 _GRANT_API: Final = 'GRANT USAGE ON SCHEMA api TO :"reader", :"app"; GRANT SELECT ON ALL TABLES IN SCHEMA api TO :"reader", :"app"'
 _FRESHNESS: Final = """
     CREATE VIEW api.freshness AS
-        SELECT place.log AS source, place.log_id, place.applied, greatest(coalesce(head.head, 0), place.applied) AS head,
-               greatest(coalesce(head.head, 0) - place.applied, 0) AS behind_events, place.ce_time AS shows_until, head.said_at AS as_of
-        FROM consumer.position AS place LEFT JOIN consumer.head AS head USING (log)
+        SELECT place.log AS source, place.log_id, place.applied, known.head, known.head - place.applied AS behind_events,
+               place.ce_time AS shows_until, head.said_at AS as_of
+        FROM consumer.position AS place
+        LEFT JOIN consumer.head AS head USING (log)
+        CROSS JOIN LATERAL (  -- The own log is asked itself: what it says of itself comes by Kafka, and not while that is away.
+            SELECT greatest(
+                head.head, place.applied, (SELECT max(position) FROM es.event WHERE place.log = (SELECT service FROM es.log)), 0
+            ) AS head
+        ) AS known
         WHERE place.consumer = 'views';
     COMMENT ON VIEW api.freshness IS '数据新鲜度 / how far the read models have followed each source log';
     COMMENT ON COLUMN api.freshness.source IS '源服务 / the service whose log it is';
     COMMENT ON COLUMN api.freshness.log_id IS '日志标识 / the id of that log';
     COMMENT ON COLUMN api.freshness.applied IS '已处理到的位置 / the last position that the read models show';
-    COMMENT ON COLUMN api.freshness.head IS '日志最新位置 / the last position of the log, as it said last';
+    COMMENT ON COLUMN api.freshness.head IS '日志最新位置 / the last position of the log; of another service''s, as it said last';
     COMMENT ON COLUMN api.freshness.behind_events IS '落后的事件数 / events between the two';
     COMMENT ON COLUMN api.freshness.shows_until IS '已处理事件的业务时间 / business time of the last event shown';
     COMMENT ON COLUMN api.freshness.as_of IS '该日志上次报告的时间 / when the log last spoke of itself';

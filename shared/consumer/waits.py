@@ -73,8 +73,11 @@ class Waits:
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def freshness(self, connection: Connection) -> Sequence[Freshness]:
-        """How far the views stand in each log they read, also where they have not begun."""
-        rows = await connection.fetch(_SELECT_FRESHNESS, sorted(self._views))
+        """How far the views stand in each log they read, also where they have not begun.
+
+        The own log's head is read here and now: what it says of itself comes by Kafka, and not while that is away.
+        """
+        rows = await connection.fetch(_SELECT_FRESHNESS, sorted(self._views), self._store.service)
         return [Freshness(row["source"], row["log_id"], row["applied"], row["head"], row["said_at"]) for row in rows]
 
     async def parked(self, connection: Connection) -> frozenset[str]:
@@ -90,7 +93,8 @@ class Waits:
 _SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.position WHERE consumer = $1 AND log = $2"
 _SELECT_FRESHNESS: Final = """
     SELECT asked.source, place.log_id, coalesce(place.applied, 0) AS applied,
-           greatest(coalesce(head.head, 0), coalesce(place.applied, 0)) AS head, head.said_at
+           greatest(head.head, place.applied, CASE WHEN asked.source = $2 THEN (SELECT max(position) FROM es.event) END, 0) AS head,
+           head.said_at
     FROM unnest($1::text[]) AS asked (source)
     LEFT JOIN consumer.position AS place ON place.consumer = 'views' AND place.log = asked.source
     LEFT JOIN consumer.head AS head ON head.log = asked.source
