@@ -6,7 +6,7 @@ of an event only what can name nobody: numbers, instants, ids and codes.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -26,7 +26,7 @@ from shared.http.api import Api
 from shared.http.deadline import Deadline
 from shared.http.gate import Handler, Language, exchange_of, problem_of, single
 from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue
-from shared.http.query import Column, Page, Query, read, read_cursor, read_filters, read_limit
+from shared.http.query import Column, Filter, Page, Query, read, read_choices, read_cursor, read_filters, read_limit
 from shared.http.reads import details_of, events_of
 
 FIRST_ROWS: Final = 20
@@ -49,11 +49,12 @@ _CODE: Final = re.compile(r"[A-Za-z0-9_.:+/-]{1,60}")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A value as it is shown: text, a longer text for the pointer, and how it is set."""
+    """A value as it is shown: text, a longer text for the pointer, how it is set, and where it leads."""
 
     text: str
     full: str = ""
     style: str = ""
+    link: str = ""
 
 
 class Words:
@@ -68,7 +69,8 @@ class Words:
     def field(self, column: Column, value: Any) -> Cell:
         """A value of a list's column, for people to read."""
         if column.words is not None and value in column.words:
-            return Cell(self(*column.words[value]), value)
+            said = self(*column.words[value])
+            return Cell(said, value, _text_style(said))
         if column.plain and value is not None:
             return Cell(str(value), style="number")
         return self.cell(value, minutes=column.minutes)
@@ -81,7 +83,7 @@ class Words:
             case bool():
                 return Cell(self("是", "yes") if value else self("否", "no"))
             case int() if minutes:
-                return Cell(self.span(value), f"{value} min", "number")
+                return Cell(self.span(value), f"{value} min", "number") if value else Cell("0", style="number none")
             case int():
                 return Cell(f"{value:,}", style="number")
             case datetime():
@@ -91,8 +93,7 @@ class Words:
             case UUID():
                 return Cell(f"…{str(value)[-8:]}", str(value), "id")  # The front of a UUIDv7 is time: neighbours would look alike.
             case _:
-                text = str(value)
-                return Cell(text, style="words" if len(text) > SHORT_CHARACTERS else "")
+                return Cell(str(value), style=_text_style(str(value)))
 
     def span(self, minutes: int) -> str:
         """Minutes as hours and minutes."""
@@ -155,15 +156,23 @@ class Pages:
             known = (*(each.name for each in query.filters), "cursor", "limit", "lang")
             # A form sends what was left empty too.
             given = {name: value for name, value in single(request, known).items() if value and name != "lang"}
+            given |= {each.name: _with_zone(given[each.name]) for each in query.filters if each.kind == "instant" and each.name in given}
             filters = read_filters(query, given)
             cursor, limit = read_cursor(query, filters, given.get("cursor")), read_limit(given.get("limit"))
-            page = await Deadline().meet(self._page(query, filters, cursor, limit))
+            deadline = Deadline()
+            page = await deadline.meet(self._page(query, filters, cursor, limit))
+            choices = await deadline.meet(read_choices(self._api.views, query))
             return self._answer(
                 request,
                 words,
                 "list",
                 list=_shown(words, query, page),
-                filters=[(each.name, words(each.zh, each.en), given.get(each.name, "")) for each in query.filters],
+                filters=[
+                    _asked(words, query, each, filters.get(each.name), choices.get(each.name, ()))
+                    for each in query.filters
+                    if each.kind != "uuid" or each.name in filters  # Nobody types one; a link brings it.
+                ],
+                chosen=urlencode({name: given[name] for name in filters}),
                 next=f"?{urlencode({**given, 'cursor': page.next_cursor})}" if page.next_cursor else None,
                 freshness=[(_name(words, each.source), each, words.cell(each.as_of)) for each in page.freshness],
                 parked=page.parked,
@@ -231,7 +240,7 @@ class Pages:
             version=self._api.version,
             stamp=self._stamp,
             services=[(_name(words, name), links[name], name == self._api.service) for name in SERVICE_NAMES if name in links],
-            path=request.url.path,
+            switch=f"{request.url.path}?{urlencode({**request.query_params, 'lang': words('en', 'zh')})}",
             **shown,
         )
         response = HTMLResponse(html, status, {"Content-Language": words.language, "Vary": "Cookie"})
@@ -253,7 +262,7 @@ def _name(words: Words, service: str) -> str:
 
 def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
     """A list as the templates take it."""
-    columns: Sequence[Column] = [column for column in query.columns if not column.hidden]
+    columns: Sequence[Column] = [each for each in query.columns if not each.hidden and each.language in {None, words.language}]
     return {
         "name": query.name,
         "title": words(query.title_zh, query.title_en),
@@ -261,7 +270,9 @@ def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
         "columns": [(words(column.zh, column.en), column.kind == "integer") for column in columns],
         "rows": [
             {
-                "cells": [(words(column.zh, column.en), words.field(column, row[column.name])) for column in columns],
+                "cells": [
+                    (words(column.zh, column.en), _linked(query, column, words.field(column, row[column.name]))) for column in columns
+                ],
                 "details": f"/view/{details_of(query, row)}" if query.details else None,
                 "parked": query.key is not None and str(row[query.key]) in page.parked,
             }
@@ -270,6 +281,45 @@ def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
         "more": page.next_cursor is not None,
         "opens": query.details is not None,
     }
+
+
+def _linked(query: Query, column: Column, cell: Cell) -> Cell:
+    """An id by which the list can be filtered leads to its rows."""
+    name = column.name.removesuffix("_id")
+    known = column.kind == "uuid" and cell.full and any(each.name == name for each in query.filters)
+    return replace(cell, link=f"/view{query.path}?{urlencode({name: cell.full})}") if known else cell
+
+
+def _asked(words: Words, query: Query, each: Filter, value: Any, choices: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """A filter as the form asks for it: as a choice where the codes are known."""
+    known = next((column.words for column in query.columns if column.name == each.name and column.words), {})
+    options = [(code, words(*said)) for code, said in known.items()] + [(code, words(zh, en)) for code, zh, en in choices]
+    if each.kind == "boolean":
+        options = [("true", words("是", "yes")), ("false", words("否", "no"))]
+    match value:
+        case None:
+            text = ""
+        case bool():
+            text = "true" if value else "false"
+        case datetime():
+            text = value.astimezone(CIVIL_ZONE).strftime("%Y-%m-%dT%H:%M")
+        case _:
+            text = str(value)
+    if options and text not in {"", *(code for code, _ in options)}:
+        options.append((text, text))
+    return {"name": each.name, "label": words(each.zh, each.en), "value": text, "type": _INPUTS.get(each.kind, "text"), "options": options}
+
+
+_INPUTS: Final = {"date": "date", "instant": "datetime-local", "integer": "number"}
+
+
+def _with_zone(text: str) -> str:
+    """A form asks for civil time, without a zone."""
+    return f"{text}+08:00" if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?", text, re.ASCII) else text
+
+
+def _text_style(text: str) -> str:
+    return "words" if len(text) > SHORT_CHARACTERS else "short"
 
 
 def _facts(words: Words, record: Record) -> list[tuple[str, Cell]]:

@@ -37,7 +37,8 @@ class Column:
     """A column of a query's rows: the name in SQL and JSON, what it is called, its kind.
 
     On the page `minutes=True` shows hours, `plain=True` a number that counts nothing (a year, a position), and `words` what each code of a
-    closed list is called, in Chinese and English; `hidden=True` leaves the column to programs.
+    closed list is called, in Chinese and English; `hidden=True` leaves the column to programs, and a text in one `language` stands only
+    on pages in it.
     """
 
     name: str
@@ -49,16 +50,22 @@ class Column:
     plain: bool = False
     hidden: bool = False
     words: Mapping[str, tuple[str, str]] | None = None
+    language: Literal["zh", "en"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter of a query: the parameter's name, kind and words. It is null in SQL when it is not given."""
+    """A filter of a query: the parameter's name, kind and words. It is null in SQL when it is not given.
+
+    The page offers what the column of the same name has `words` for; where codes are data, `choices` is SQL over `api` views that gives
+    each code with its words in Chinese and English.
+    """
 
     name: str
     kind: Kind
     zh: str
     en: str
+    choices: LiteralString | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +215,19 @@ async def _read(
         freshness=freshness,
         parked=sorted(touched),
     )
+
+
+async def read_choices(views: Views, query: Query) -> Mapping[str, Sequence[tuple[str, str, str]]]:
+    """By filter, each code that may be chosen with its words, read as anybody. Raises StoreUnavailableError."""
+    asked = {each.name: each.choices for each in query.filters if each.choices is not None}
+    if not asked:
+        return {}
+    try:
+        async with views.pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction(readonly=True):
+            await connection.execute(SET_READER, str(STATEMENT_MILLISECONDS_MAX), PUBLIC_READER, "", "", views.reader_role)
+            return {name: [(code, zh, en) for code, zh, en in await connection.fetch(sql)] for name, sql in asked.items()}
+    except asyncpg.exceptions.InvalidCachedStatementError as error:
+        raise StoreUnavailableError("views changed") from error
 
 
 def read_filters(query: Query, given: Mapping[str, str]) -> dict[str, Any]:

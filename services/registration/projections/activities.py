@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, LiteralString
 from uuid import UUID
 
+from services.registration.projections.programmes import BY_UNIT
 from shared.application import Role
 from shared.clock import civil_date
 from shared.consumer.values import Fact, Projection
@@ -133,41 +134,61 @@ _INSERT_OVERRIDE: Final[LiteralString] = """
 
 ACTIVITIES: Final = Projection("activities", "registration", Path(__file__).with_suffix(".sql"), fold)
 
+STATES: Final = {"open": ("报名中", "open"), "held": ("已举办", "held"), "cancelled": ("已取消", "cancelled")}
+"""What became of an activity."""
+
+STANDINGS: Final = {
+    "seated": ("已录用", "has a seat"),
+    "offered": ("待确认递补", "seat on offer"),
+    "waiting": ("候补", "waiting"),
+    "withdrawn": ("已取消报名", "withdrawn"),
+    "expired": ("递补失效", "offer expired"),
+}
+"""How an enrolment stands."""
+
 _STAFF: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.ACTIVITY_LEADER, Role.AUDITOR})
+
+_CARRIERS: Final[LiteralString] = """
+    SELECT DISTINCT ON (code) code, name_zh, name_en FROM api.programme_words WHERE kind = 'carrier' ORDER BY code, year DESC
+"""
 
 QUERY: Final = Query(
     name="activities",
     path="/activities",
     sql="""
-        SELECT starts_at, activity_id, unit_code, title, carrier, place, ends_at, state, capacity, taken, offered, waiting
+        SELECT starts_at, ends_at, title, unit_name, unit_code, carrier_name_zh, carrier_name_en, carrier, place, state, capacity, taken,
+               offered, waiting, activity_id
         FROM api.activities
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR state = $2) AND ($3::text IS NULL OR carrier = $3)
           AND ($4::timestamptz IS NULL OR starts_at >= $4)
-          AND ($5::timestamptz IS NULL OR (starts_at, activity_id) > ($5, $6::uuid))
-        ORDER BY starts_at, activity_id LIMIT $7
+          AND ($5::timestamptz IS NULL OR (starts_at, activity_id) < ($5, $6::uuid))
+        ORDER BY starts_at DESC, activity_id DESC LIMIT $7
     """,
     columns=(
         Column("starts_at", "instant", "开始", "Starts"),
-        Column("activity_id", "uuid", "活动", "Activity"),
-        Column("unit_code", "text", "单位", "Unit"),
+        Column("ends_at", "instant", "结束", "Ends", hidden=True),
         Column("title", "text", "名称", "Title"),
-        Column("carrier", "text", "载体", "Carrier"),
-        Column("place", "text", "地点", "Place"),
-        Column("ends_at", "instant", "结束", "Ends"),
-        Column("state", "text", "状态", "State"),
+        Column("unit_name", "text", "单位", "Unit"),
+        Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
+        Column("carrier_name_zh", "text", "载体", "Carrier in Chinese", language="zh"),
+        Column("carrier_name_en", "text", "载体英文名", "Carrier", language="en"),
+        Column("carrier", "text", "载体代码", "Carrier's code", hidden=True),
+        Column("place", "text", "地点", "Place", hidden=True),
+        Column("state", "text", "状态", "State", words=STATES),
         Column("capacity", "integer", "名额", "Seats"),
         Column("taken", "integer", "已录用", "Taken"),
         Column("offered", "integer", "待确认", "On offer"),
         Column("waiting", "integer", "候补", "Waiting"),
+        Column("activity_id", "uuid", "活动", "Activity", hidden=True),
     ),
     order=("starts_at", "activity_id"),
     roles=frozenset(Role),
     title_zh="活动与名额",
     title_en="Activities and their seats",
     filters=(
-        Filter("unit", "text", "单位", "Unit"),
+        BY_UNIT,
         Filter("state", "text", "状态", "State"),
-        Filter("carrier", "text", "载体", "Carrier"),
+        Filter("carrier", "text", "载体", "Carrier", choices=_CARRIERS),
         Filter("from", "instant", "自", "Starting from"),
     ),
     public=True,
@@ -179,26 +200,29 @@ PLAN: Final = Query(
     name="unit_months",
     path="/unit-months",
     sql="""
-        SELECT month, unit_code, unit_name, planned, published, held, cancelled FROM api.unit_months
+        SELECT is_ahead, month, year_month, unit_code, unit_name, planned, published, held, cancelled FROM api.unit_months
         WHERE ($1::text IS NULL OR unit_code = $1)
           AND ($2::date IS NULL OR month >= $2) AND ($3::date IS NULL OR month <= $3)
-          AND ($4::date IS NULL OR (month, unit_code) > ($4, $5::text))
-        ORDER BY month, unit_code LIMIT $6
+          AND ($4::boolean IS NULL OR is_ahead > $4
+               OR (is_ahead = $4 AND (month < $5::date OR (month = $5 AND unit_code > $6::text))))
+        ORDER BY is_ahead, month DESC, unit_code LIMIT $7
     """,
     columns=(
-        Column("month", "date", "月份", "Month"),
-        Column("unit_code", "text", "代码", "Code"),
+        Column("year_month", "text", "月份", "Month"),
+        Column("month", "date", "月份第一天", "First day of the month", hidden=True),
+        Column("is_ahead", "boolean", "尚未安排", "Nothing published yet", hidden=True),
+        Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
         Column("unit_name", "text", "单位", "Unit"),
         Column("planned", "integer", "计划", "Planned"),
         Column("published", "integer", "已发布", "Published"),
         Column("held", "integer", "已举办", "Held"),
         Column("cancelled", "integer", "已取消", "Cancelled"),
     ),
-    order=("month", "unit_code"),
+    order=("is_ahead", "month", "unit_code"),
     roles=frozenset(Role),
     title_zh="各单位每月计划与举办",
     title_en="Plan against held, per unit and month",
-    filters=(Filter("unit", "text", "单位", "Unit"), Filter("from", "date", "自", "From"), Filter("to", "date", "至", "To")),
+    filters=(BY_UNIT, Filter("from", "date", "自", "From"), Filter("to", "date", "至", "To")),
     public=True,
 )
 
@@ -206,17 +230,18 @@ ENROLLMENTS: Final = Query(
     name="enrollments",
     path="/enrollments",
     sql="""
-        SELECT activity_id, volunteer_id, number, position, standing, expires_at, since FROM api.enrollments
+        SELECT activity_id, title, volunteer_id, number, position, standing, expires_at, since FROM api.enrollments
         WHERE ($1::uuid IS NULL OR activity_id = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::text IS NULL OR standing = $3)
           AND ($4::uuid IS NULL OR (activity_id, volunteer_id) > ($4, $5::uuid))
         ORDER BY activity_id, volunteer_id LIMIT $6
     """,
     columns=(
-        Column("activity_id", "uuid", "活动", "Activity"),
-        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("number", "text", "编号", "Number", nullable=True),
+        Column("title", "text", "活动", "Activity"),
+        Column("activity_id", "uuid", "活动标识", "Activity's id", hidden=True),
+        Column("number", "text", "志愿者编号", "Volunteer", nullable=True),
+        Column("volunteer_id", "uuid", "志愿者标识", "Volunteer's id", hidden=True),
         Column("position", "text", "岗位", "Position"),
-        Column("standing", "text", "状态", "Standing"),
+        Column("standing", "text", "状态", "Standing", words=STANDINGS),
         Column("expires_at", "instant", "确认截止", "Offer expires", nullable=True),
         Column("since", "instant", "自", "Since"),
     ),

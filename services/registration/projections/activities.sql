@@ -11,7 +11,7 @@ CREATE TABLE activities (
     ends_at timestamptz NOT NULL,
     wait_list_max integer NOT NULL,
     has_risk boolean NOT NULL,
-    state text NOT NULL,
+    state text NOT NULL CONSTRAINT activities_state CHECK (state IN ('open', 'held', 'cancelled')),
     outcome text
 );
 CREATE INDEX activities_start_idx ON activities (starts_at, activity_id);
@@ -27,7 +27,8 @@ CREATE TABLE enrollments (
     activity_id uuid NOT NULL,
     volunteer_id uuid NOT NULL,
     position text NOT NULL,
-    standing text NOT NULL,
+    standing text NOT NULL
+        CONSTRAINT enrollments_standing CHECK (standing IN ('seated', 'offered', 'waiting', 'withdrawn', 'expired')),
     expires_at timestamptz,
     since timestamptz NOT NULL,
     PRIMARY KEY (activity_id, volunteer_id)

@@ -22,30 +22,40 @@ COMMENT ON COLUMN api.programme_words.month IS '时间节点的月份 / Month of
 COMMENT ON COLUMN api.programme_words.day IS '时间节点的日 / Day of an occasion';
 
 CREATE VIEW api.units AS
-SELECT code, name, kind, parent_code, aliases, valid_from, planned_activities_per_month FROM units;
+SELECT unit.code, unit.name, unit.kind, unit.parent_code, coalesce(above.name, unit.parent_code) AS parent_name, unit.aliases, unit.valid_from,
+       unit.planned_activities_per_month
+FROM units AS unit LEFT JOIN units AS above ON above.code = unit.parent_code;
 COMMENT ON VIEW api.units IS '单位 / Units, as they were last registered';
 COMMENT ON COLUMN api.units.code IS '代码 / Code, as tokens and files name it';
 COMMENT ON COLUMN api.units.name IS '名称 / Name';
 COMMENT ON COLUMN api.units.kind IS '类别: bureau 局, subordinate_unit 局属单位, office 科室 / Kind: bureau, subordinate_unit or office';
 COMMENT ON COLUMN api.units.parent_code IS '上级单位代码 / Code of the unit above';
+COMMENT ON COLUMN api.units.parent_name IS '上级单位名称 / Name of the unit above';
 COMMENT ON COLUMN api.units.aliases IS '别名 / Other names';
 COMMENT ON COLUMN api.units.valid_from IS '启用日期 / The day from which it holds';
 COMMENT ON COLUMN api.units.planned_activities_per_month IS '每月计划活动数 / Activities that it plans a month';
 
 CREATE VIEW api.roles AS
-SELECT person_id, role, unit_code, is_held, since FROM roles;
+SELECT held.person_id, held.role, held.unit_code, coalesce(unit.name, held.unit_code) AS unit_name, held.is_held, held.since
+FROM roles AS held LEFT JOIN units AS unit ON unit.code = held.unit_code;
 COMMENT ON VIEW api.roles IS '授权记录 / Roles granted and withdrawn';
 COMMENT ON COLUMN api.roles.person_id IS '人员标识 / The person';
 COMMENT ON COLUMN api.roles.role IS '角色 / Role';
 COMMENT ON COLUMN api.roles.unit_code IS '单位代码 / Code of the unit it is for';
+COMMENT ON COLUMN api.roles.unit_name IS '单位名称 / Name of that unit';
 COMMENT ON COLUMN api.roles.is_held IS '是否有效 / Whether it is held now';
 COMMENT ON COLUMN api.roles.since IS '授权或收回时间 / When it was granted or withdrawn';
 
 CREATE VIEW api.activities AS
-SELECT activity.activity_id, activity.unit_code, activity.title, activity.carrier, activity.target_group, activity.occasion, activity.place,
+SELECT activity.activity_id, activity.unit_code, coalesce(unit.name, activity.unit_code) AS unit_name, activity.title, activity.carrier,
+       coalesce(carrier.name_zh, activity.carrier) AS carrier_name_zh, coalesce(carrier.name_en, activity.carrier) AS carrier_name_en,
+       activity.target_group, activity.occasion, activity.place,
        activity.starts_at, activity.ends_at, activity.has_risk, activity.state, activity.outcome,
        places.capacity, seats.taken, seats.offered, seats.waiting, activity.wait_list_max
 FROM activities AS activity
+LEFT JOIN units AS unit ON unit.code = activity.unit_code
+LEFT JOIN programme_words AS carrier
+    ON carrier.year = extract(year FROM activity.month)::integer AND carrier.kind = 'carrier' AND carrier.code = activity.carrier
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(capacity), 0)::bigint AS capacity FROM activity_positions AS one WHERE one.activity_id = activity.activity_id
 ) AS places
@@ -57,8 +67,11 @@ CROSS JOIN LATERAL (
 COMMENT ON VIEW api.activities IS '活动与名额 / Activities with their seats';
 COMMENT ON COLUMN api.activities.activity_id IS '活动标识 / The activity';
 COMMENT ON COLUMN api.activities.unit_code IS '举办单位代码 / Code of the unit that holds it';
+COMMENT ON COLUMN api.activities.unit_name IS '举办单位名称 / Name of the unit that holds it';
 COMMENT ON COLUMN api.activities.title IS '名称 / Title';
 COMMENT ON COLUMN api.activities.carrier IS '活动载体代码 / Code of the carrier';
+COMMENT ON COLUMN api.activities.carrier_name_zh IS '活动载体, 按当年方案 / The carrier in Chinese, as the programme of the year names it';
+COMMENT ON COLUMN api.activities.carrier_name_en IS '活动载体的英文名称 / The carrier in English';
 COMMENT ON COLUMN api.activities.target_group IS '重点群体代码 / Code of the target group';
 COMMENT ON COLUMN api.activities.occasion IS '时间节点代码 / Code of the occasion';
 COMMENT ON COLUMN api.activities.place IS '地点 / Place';
@@ -91,7 +104,9 @@ COMMENT ON COLUMN api.activity_positions.offered IS '待确认递补 / Seats on 
 COMMENT ON COLUMN api.activity_positions.waiting IS '候补人数 / Persons on the wait-list';
 
 CREATE VIEW api.unit_months AS
-SELECT month.month::date AS month, unit.code AS unit_code, unit.name AS unit_name, unit.planned_activities_per_month::bigint AS planned,
+SELECT month.month::date AS month, to_char(month.month, 'YYYY-MM') AS year_month,
+       month.month::date > (SELECT coalesce(max(month), '-infinity') FROM activities) AS is_ahead, unit.code AS unit_code,
+       unit.name AS unit_name, unit.planned_activities_per_month::bigint AS planned,
        counted.published, counted.held, counted.cancelled
 FROM programmes AS programme
 CROSS JOIN LATERAL generate_series(
@@ -105,6 +120,8 @@ CROSS JOIN LATERAL (
 WHERE unit.valid_from < (month.month + interval '1 month');
 COMMENT ON VIEW api.unit_months IS '各单位每月计划与举办 / What each unit planned and held, by month of the start';
 COMMENT ON COLUMN api.unit_months.month IS '月份的第一天 / First day of the month';
+COMMENT ON COLUMN api.unit_months.year_month IS '年-月 / Year and month';
+COMMENT ON COLUMN api.unit_months.is_ahead IS '此月及以后尚未发布活动 / Whether nothing is published yet for this month or a later one';
 COMMENT ON COLUMN api.unit_months.unit_code IS '单位代码 / Code of the unit';
 COMMENT ON COLUMN api.unit_months.unit_name IS '单位名称 / Name of the unit';
 COMMENT ON COLUMN api.unit_months.planned IS '计划活动数 / Activities planned';
@@ -114,7 +131,7 @@ COMMENT ON COLUMN api.unit_months.cancelled IS '已取消活动数 / Activities 
 
 -- What is withdrawn is hidden at once, also where the person's own events wait behind a parked one (D8).
 CREATE VIEW api.volunteers AS
-SELECT known.volunteer_id, known.number, known.unit_code,
+SELECT known.volunteer_id, known.number, known.unit_code, coalesce(unit.name, known.unit_code) AS unit_name,
        CASE WHEN gone.position > known.registered_position THEN NULL ELSE left(known.name, 1) || '**' END AS masked_name,
        known.is_minor, known.skills,
        CASE WHEN known.standing = 'registered' AND gone.position > known.registered_position THEN 'left' ELSE known.standing END AS standing,
@@ -122,12 +139,14 @@ SELECT known.volunteer_id, known.number, known.unit_code,
         AND coalesce(gone.position, 0) < known.registered_position) AS may_be_named,
        known.registered_at
 FROM volunteers AS known
+LEFT JOIN units AS unit ON unit.code = known.unit_code
 LEFT JOIN consumer.withdrawn AS gone ON gone.subject = known.volunteer_id AND gone.kind = 'person'
 LEFT JOIN consumer.withdrawn AS unsaid ON unsaid.subject = known.volunteer_id AND unsaid.kind = 'consent:be_named';
 COMMENT ON VIEW api.volunteers IS '志愿者 / Volunteers; names are masked, and gone for who left';
 COMMENT ON COLUMN api.volunteers.volunteer_id IS '志愿者标识 / The volunteer';
 COMMENT ON COLUMN api.volunteers.number IS '志愿者编号 / Public number';
 COMMENT ON COLUMN api.volunteers.unit_code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.volunteers.unit_name IS '单位名称 / Name of the unit';
 COMMENT ON COLUMN api.volunteers.masked_name IS '隐去后的姓名 / Name, all but the first character masked';
 COMMENT ON COLUMN api.volunteers.is_minor IS '注册时未成年 / Under 18 when registered';
 COMMENT ON COLUMN api.volunteers.skills IS '服务技能 / Skills';
@@ -136,10 +155,13 @@ COMMENT ON COLUMN api.volunteers.may_be_named IS '是否同意公开姓名 / Whe
 COMMENT ON COLUMN api.volunteers.registered_at IS '注册时间 / When registered';
 
 CREATE VIEW api.enrollments AS
-SELECT seat.activity_id, seat.volunteer_id, known.number, seat.position, seat.standing, seat.expires_at, seat.since
-FROM enrollments AS seat LEFT JOIN volunteers AS known USING (volunteer_id);
+SELECT seat.activity_id, activity.title, seat.volunteer_id, known.number, seat.position, seat.standing, seat.expires_at, seat.since
+FROM enrollments AS seat
+JOIN activities AS activity USING (activity_id)
+LEFT JOIN volunteers AS known USING (volunteer_id);
 COMMENT ON VIEW api.enrollments IS '报名 / Enrolments, as each stands now';
 COMMENT ON COLUMN api.enrollments.activity_id IS '活动标识 / The activity';
+COMMENT ON COLUMN api.enrollments.title IS '活动名称 / Title of the activity';
 COMMENT ON COLUMN api.enrollments.volunteer_id IS '志愿者标识 / The volunteer';
 COMMENT ON COLUMN api.enrollments.number IS '志愿者编号 / Public number';
 COMMENT ON COLUMN api.enrollments.position IS '岗位代码 / Code of the position';
@@ -157,7 +179,7 @@ COMMENT ON COLUMN api.clashes_overridden.reason IS '特批理由 / Why it was al
 COMMENT ON COLUMN api.clashes_overridden.overridden_at IS '特批时间 / When it was allowed';
 
 CREATE VIEW api.volunteer_overview AS
-SELECT known.volunteer_id, known.number, known.unit_code,
+SELECT known.volunteer_id, known.number, known.unit_code, known.unit_name,
        coalesce(minutes.timed, 0) AS timed_minutes, coalesce(minutes.back_entered, 0) AS back_entered_minutes,
        coalesce(minutes.transferred, 0) AS transferred_minutes, coalesce(minutes.over_cap, 0) AS over_cap_minutes,
        coalesce((SELECT max(star.stars) FROM volunteer_stars AS star WHERE star.volunteer_id = known.volunteer_id AND star.is_held), 0)::bigint
@@ -168,6 +190,7 @@ COMMENT ON VIEW api.volunteer_overview IS '志愿者总览: 三个服务的数�
 COMMENT ON COLUMN api.volunteer_overview.volunteer_id IS '志愿者标识 / The volunteer';
 COMMENT ON COLUMN api.volunteer_overview.number IS '志愿者编号 / Public number';
 COMMENT ON COLUMN api.volunteer_overview.unit_code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.volunteer_overview.unit_name IS '单位名称 / Name of the unit';
 COMMENT ON COLUMN api.volunteer_overview.timed_minutes IS '系统计时分钟数 / Minutes timed';
 COMMENT ON COLUMN api.volunteer_overview.back_entered_minutes IS '补录分钟数 / Minutes entered afterwards';
 COMMENT ON COLUMN api.volunteer_overview.transferred_minutes IS '转入分钟数 / Minutes brought from elsewhere';

@@ -73,6 +73,32 @@ _UPSERT_ROLE: Final[LiteralString] = """
     ON CONFLICT (person_id, role, unit_code) DO UPDATE SET is_held = excluded.is_held, since = excluded.since
 """
 
+KINDS: Final = {
+    "carrier": ("活动载体", "carrier"),
+    "target_group": ("重点群体", "target group"),
+    "occasion": ("时间节点", "occasion"),
+}
+"""What a programme's word is for."""
+
+UNIT_KINDS: Final = {
+    "bureau": ("局机关", "bureau"),
+    "subordinate_unit": ("局属单位", "subordinate unit"),
+    "office": ("科室", "office"),
+}
+
+ROLE_NAMES: Final = {
+    "bureau_admin": ("局管理员", "bureau admin"),
+    "unit_admin": ("单位管理员", "unit admin"),
+    "activity_leader": ("活动负责人", "activity leader"),
+    "volunteer": ("志愿者", "volunteer"),
+    "kiosk": ("签到终端", "kiosk"),
+    "auditor": ("审计员", "auditor"),
+    "ops": ("运维", "operations"),
+    "system": ("系统", "the system"),
+}
+
+BY_UNIT: Final = Filter("unit", "text", "单位", "Unit", choices="SELECT code, name, name FROM api.units ORDER BY code")
+
 PROGRAMMES: Final = Projection("programmes", "registration", Path(__file__).with_suffix(".sql"), fold)
 
 WORDS: Final = Query(
@@ -81,17 +107,17 @@ WORDS: Final = Query(
     sql="""
         SELECT year, kind, code, name_zh, name_en, month, day FROM api.programme_words
         WHERE ($1::bigint IS NULL OR year = $1) AND ($2::text IS NULL OR kind = $2)
-          AND ($3::bigint IS NULL OR (year, kind, code) > ($3, $4::text, $5::text))
-        ORDER BY year, kind, code LIMIT $6
+          AND ($3::bigint IS NULL OR year < $3 OR (year = $3 AND (kind, code) > ($4::text, $5::text)))
+        ORDER BY year DESC, kind, code LIMIT $6
     """,
     columns=(
-        Column("year", "integer", "年度", "Year"),
-        Column("kind", "text", "类别", "Kind"),
+        Column("year", "integer", "年度", "Year", plain=True),
+        Column("kind", "text", "类别", "Kind", words=KINDS),
+        Column("name_zh", "text", "名称", "Name in Chinese", language="zh"),
+        Column("name_en", "text", "英文名称", "Name", language="en"),
+        Column("month", "integer", "月", "Month", nullable=True, plain=True),
+        Column("day", "integer", "日", "Day", nullable=True, plain=True),
         Column("code", "text", "代码", "Code"),
-        Column("name_zh", "text", "名称", "Name in Chinese"),
-        Column("name_en", "text", "英文名称", "Name in English"),
-        Column("month", "integer", "月", "Month", nullable=True),
-        Column("day", "integer", "日", "Day", nullable=True),
     ),
     order=("year", "kind", "code"),
     roles=frozenset(Role),
@@ -105,14 +131,15 @@ UNITS: Final = Query(
     name="units",
     path="/units",
     sql="""
-        SELECT code, name, kind, parent_code, valid_from, planned_activities_per_month FROM api.units
+        SELECT code, name, kind, parent_name, parent_code, valid_from, planned_activities_per_month FROM api.units
         WHERE ($1::text IS NULL OR code > $1) ORDER BY code LIMIT $2
     """,
     columns=(
-        Column("code", "text", "代码", "Code"),
         Column("name", "text", "单位", "Unit"),
-        Column("kind", "text", "类别", "Kind"),
-        Column("parent_code", "text", "上级单位", "Parent", nullable=True),
+        Column("code", "text", "代码", "Code"),
+        Column("kind", "text", "类别", "Kind", words=UNIT_KINDS),
+        Column("parent_name", "text", "上级单位", "Parent", nullable=True),
+        Column("parent_code", "text", "上级单位代码", "Parent's code", nullable=True, hidden=True),
         Column("valid_from", "date", "启用日期", "Valid from"),
         Column("planned_activities_per_month", "integer", "每月计划活动", "Planned a month"),
     ),
@@ -127,15 +154,16 @@ ROLES: Final = Query(
     name="roles",
     path="/roles",
     sql="""
-        SELECT person_id, role, unit_code, is_held, since FROM api.roles
+        SELECT person_id, role, unit_name, unit_code, is_held, since FROM api.roles
         WHERE ($1::text IS NULL OR unit_code = $1)
           AND ($2::uuid IS NULL OR (person_id, role, unit_code) > ($2, $3::text, $4::text))
         ORDER BY person_id, role, unit_code LIMIT $5
     """,
     columns=(
         Column("person_id", "uuid", "人员", "Person"),
-        Column("role", "text", "角色", "Role"),
-        Column("unit_code", "text", "单位", "Unit"),
+        Column("role", "text", "角色", "Role", words=ROLE_NAMES),
+        Column("unit_name", "text", "单位", "Unit"),
+        Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
         Column("is_held", "boolean", "有效", "Held"),
         Column("since", "instant", "自", "Since"),
     ),
@@ -143,6 +171,6 @@ ROLES: Final = Query(
     roles=frozenset({Role.BUREAU_ADMIN, Role.AUDITOR}),
     title_zh="授权记录",
     title_en="Roles granted and withdrawn",
-    filters=(Filter("unit", "text", "单位", "Unit"),),
+    filters=(BY_UNIT,),
     key="person_id",
 )

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final, LiteralString
 from uuid import UUID
 
+from services.registration.projections.programmes import BY_UNIT
+from services.registration.projections.volunteers import STANDINGS
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
@@ -57,29 +59,31 @@ QUERY: Final = Query(
     name="volunteer_overview",
     path="/volunteer-overview",
     sql="""
-        SELECT number, volunteer_id, unit_code, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes, stars, standing
+        SELECT unit_name, unit_code, number, volunteer_id, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes,
+               stars, standing
         FROM api.volunteer_overview
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::bigint IS NULL OR stars >= $2) AND ($3::text IS NULL OR standing = $3)
-          AND ($4::text IS NULL OR number > $4)
-        ORDER BY number LIMIT $5
+          AND ($4::text IS NULL OR (unit_code, number) > ($4, $5::text))
+        ORDER BY unit_code, number LIMIT $6
     """,
     columns=(
+        Column("unit_name", "text", "单位", "Unit"),
+        Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
         Column("number", "text", "志愿者编号", "Number"),
-        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("unit_code", "text", "单位", "Unit"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer", hidden=True),
         Column("timed_minutes", "integer", "系统计时", "Timed", minutes=True),
         Column("back_entered_minutes", "integer", "补录", "Back-entered", minutes=True),
         Column("transferred_minutes", "integer", "转入", "Transferred", minutes=True),
         Column("over_cap_minutes", "integer", "超出每日上限", "Over the daily cap", minutes=True),
         Column("stars", "integer", "星级", "Stars"),
-        Column("standing", "text", "状态", "State"),
+        Column("standing", "text", "状态", "State", words=STANDINGS),
     ),
-    order=("number",),
+    order=("unit_code", "number"),
     roles=frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR}),
     title_zh="志愿者总览",
     title_en="Volunteers across all three services",
     filters=(
-        Filter("unit", "text", "单位", "Unit"),
+        BY_UNIT,
         Filter("stars", "integer", "至少星级", "At least so many stars"),
         Filter("standing", "text", "状态", "State"),
     ),

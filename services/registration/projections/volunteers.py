@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, LiteralString
 from uuid import UUID
 
+from services.registration.projections.programmes import BY_UNIT
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import (
@@ -106,13 +107,20 @@ _UPSERT: Final[LiteralString] = """
 """
 VOLUNTEERS: Final = Projection("volunteers", "registration", Path(__file__).with_suffix(".sql"), fold)
 
+STANDINGS: Final = {
+    "registered": ("已注册", "registered"),
+    "left": ("已退出", "left"),
+    "erased": ("个人信息已删除", "personal data erased"),
+}
+"""How a person stands in the programme."""
+
 _STAFF: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR})
 
 QUERY: Final = Query(
     name="volunteers",
     path="/volunteers",
     sql="""
-        SELECT number, volunteer_id, unit_code, masked_name, is_minor, standing, may_be_named, registered_at FROM api.volunteers
+        SELECT number, volunteer_id, unit_name, unit_code, masked_name, is_minor, standing, may_be_named, registered_at FROM api.volunteers
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR standing = $2)
           AND (current_setting('leifeng.actor_role', true) <> 'unit_admin' OR unit_code = current_setting('leifeng.actor_unit', true))
           AND ($3::text IS NULL OR number > $3)
@@ -120,11 +128,12 @@ QUERY: Final = Query(
     """,
     columns=(
         Column("number", "text", "志愿者编号", "Number"),
-        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("unit_code", "text", "单位", "Unit"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer", hidden=True),
+        Column("unit_name", "text", "单位", "Unit"),
+        Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
         Column("masked_name", "text", "姓名(隐去)", "Name (masked)", nullable=True),
         Column("is_minor", "boolean", "注册时未成年", "Minor when registered"),
-        Column("standing", "text", "状态", "Standing"),
+        Column("standing", "text", "状态", "Standing", words=STANDINGS),
         Column("may_be_named", "boolean", "同意公开姓名", "May be named"),
         Column("registered_at", "instant", "注册时间", "Registered"),
     ),
@@ -132,7 +141,7 @@ QUERY: Final = Query(
     roles=_STAFF,
     title_zh="志愿者名册",
     title_en="Volunteers",
-    filters=(Filter("unit", "text", "单位", "Unit"), Filter("standing", "text", "状态", "Standing")),
+    filters=(BY_UNIT, Filter("standing", "text", "状态", "Standing")),
     key="volunteer_id",
     details="streams/volunteer-{volunteer_id}/events",
 )

@@ -6,7 +6,7 @@ CREATE TABLE volunteers (
     phone text,                             -- likewise
     is_minor boolean NOT NULL,
     skills text NOT NULL,
-    standing text NOT NULL,
+    standing text NOT NULL CONSTRAINT volunteers_standing CHECK (standing IN ('registered', 'left', 'erased')),
     registered_at timestamptz NOT NULL,
     registered_position bigint NOT NULL,
     named_position bigint                   -- of the consent to be named; null without one

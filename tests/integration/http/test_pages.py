@@ -112,7 +112,7 @@ async def test_english_is_one_switch_away_and_stays(visitor: Client) -> None:
 async def test_a_list_is_filtered_and_walked_on_the_page(visitor: Client) -> None:
     first = await visitor.get("/view/balances?unit=unit-1&limit=20&cursor=")
     assert first.text.count("<tr>") == 21
-    onward = next(link for link in Outline(first.text).links if "cursor=" in link)
+    onward = next(link for link in Outline(first.text).links if link.startswith("?") and "cursor=" in link)
     second = await visitor.get(f"/view/balances{onward}")
     assert second.text.count("<tr>") == 5
     wrong = await visitor.get("/view/balances?cursor=abc")

@@ -4,19 +4,22 @@ import asyncio
 import json
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import pytest
 
-from services.registration.projections import activities, programmes, volunteer_records, volunteers
+from services.registration.projections import QUERIES, activities, programmes, volunteer_records, volunteers
+from shared.application import Role
 from shared.consumer.values import Fact
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
+from shared.contracts.registration import UnitKind
 from shared.eventstore.values import Answer
 from shared.http.problems import ProblemError
 from shared.postgres import connect
+from tests.integration.codes import allowed, words_of
 from tests.integration.registration.conftest import AUDITOR, BUREAU, UNIT, UNIT_ADMIN, Registration, volunteer
 from tests.unit.registration.people import id_number
 
@@ -223,6 +226,29 @@ async def test_seats_are_never_oversold_by_processes_that_race(registration: Reg
     assert row["waiting"] <= 4
 
 
+async def test_activities_come_newest_first_with_the_names_of_unit_and_carrier(registration: Registration) -> None:
+    await adopt(registration)
+    days = [await publish(registration, registration.now + timedelta(days=day)) for day in (5, 9, 9, 7)]
+    whole = await registration.rows(activities.QUERY, limit=1)
+    assert [row["activity_id"] for row in whole] == [*sorted(days[1:3], reverse=True), days[3], days[0]]
+    assert (whole[0]["unit_name"], whole[0]["carrier_name_zh"]) == ("节约用水办公室", "保护环境、关爱自然")
+    assert whole[0]["carrier_name_en"] == "Protecting the environment, caring for nature"
+
+
+async def test_the_codes_of_every_list_have_words(registration: Registration) -> None:
+    async with registration.pool.acquire() as connection:
+        standing = await allowed(connection, "volunteers_standing")
+        assert words_of(QUERIES) == {
+            "activities.state": await allowed(connection, "activities_state"),
+            "volunteer_overview.standing": standing,
+            "volunteers.standing": standing,
+            "enrollments.standing": await allowed(connection, "enrollments_standing"),
+            "programme_words.kind": {"carrier", "target_group", "occasion"},
+            "units.kind": set(get_args(UnitKind)),
+            "roles.role": set(Role),
+        }
+
+
 async def test_plan_stands_beside_held_for_each_unit_and_month(registration: Registration) -> None:
     await adopt(registration)
     held = await publish(registration, datetime.fromisoformat("2017-04-01T00:30:00+08:00"))  # Still March in UTC.
@@ -234,7 +260,10 @@ async def test_plan_stands_beside_held_for_each_unit_and_month(registration: Reg
     april_only: Any = {"from": date(2017, 4, 1), "to": date(2017, 4, 30)}
     (april,) = await registration.rows(activities.PLAN, unit=UNIT, **april_only)
     assert (april["planned"], april["published"], april["held"], april["cancelled"]) == (2, 2, 1, 1)
-    assert len(await registration.rows(activities.PLAN)) == 12 * 7
+    whole = await registration.rows(activities.PLAN, limit=5)
+    assert len(whole) == 12 * 7
+    months = [row["year_month"] for row in whole[::7]]
+    assert months == [f"2017-{month:02}" for month in (4, 3, 2, 1, 12, 11, 10, 9, 8, 7, 6, 5)]  # What nobody has begun on comes last.
 
 
 async def test_the_overview_joins_all_three_services(registration: Registration) -> None:
@@ -278,6 +307,11 @@ async def test_the_overview_joins_all_three_services(registration: Registration)
     assert (rows[who]["timed_minutes"], rows[who]["over_cap_minutes"], rows[who]["stars"]) == (1440, 180, 1)
     assert (rows[other]["timed_minutes"], rows[other]["stars"], rows[other]["standing"]) == (0, 0, "registered")
     assert [row["volunteer_id"] for row in await registration.rows(volunteer_records.QUERY, stars=1)] == [who]
+    await register(registration, uuid4(), 7, unit_code="reservoir-station")
+    await registration.catch_up()
+    named = [(row["unit_name"], row["number"]) for row in await registration.rows(volunteer_records.QUERY, limit=1)]
+    assert [name for name, _ in named] == ["水库管理站", "节约用水办公室", "节约用水办公室"]
+    assert named[1][1] < named[2][1]
 
 
 async def test_a_unit_admin_sees_the_volunteers_of_the_own_unit(registration: Registration) -> None:
