@@ -102,6 +102,7 @@ SUBSCRIPTIONS: Final[tuple[Subscription, ...]] = (
     Subscription("registration.inbox", "registration", _types(*registration.EVENTS)),
     Subscription("registration.withdrawals", "registration", _WITHDRAWALS),
     Subscription("hours.views", "hours", _types(*hours.EVENTS)),
+    Subscription("hours.views", "registration", _types(registration.UnitRegistered)),
     Subscription("hours.inbox", "hours", _types(*hours.EVENTS)),
     Subscription(
         "hours.inbox",
@@ -118,6 +119,7 @@ SUBSCRIPTIONS: Final[tuple[Subscription, ...]] = (
     ),
     Subscription("hours.withdrawals", "registration", _WITHDRAWALS),
     Subscription("recognition.views", "recognition", _types(*recognition.EVENTS)),
+    Subscription("recognition.views", "registration", _types(registration.UnitRegistered)),
     Subscription("recognition.inbox", "recognition", _types(*recognition.EVENTS)),
     Subscription(
         "recognition.inbox",

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from services.hours.projections import attendances, entries, ledger, policies
+from services.hours.projections import attendances, entries, ledger, policies, units
 from shared.consumer.values import Projection
 from shared.http.query import Query
 
-PROJECTIONS: Final[tuple[Projection, ...]] = (entries.ENTRIES, ledger.LEDGER, attendances.ATTENDANCES, policies.POLICIES)
+PROJECTIONS: Final[tuple[Projection, ...]] = (entries.ENTRIES, ledger.LEDGER, attendances.ATTENDANCES, policies.POLICIES, units.UNITS)
 
 QUERIES: Final[tuple[Query, ...]] = (
     ledger.BALANCES,

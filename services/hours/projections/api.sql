@@ -1,7 +1,7 @@
 -- What admins read. Every column says what it is, in Chinese and English; minutes are integers.
 
 CREATE VIEW api.balances AS
-SELECT volunteer_id, year, unit_code, account_id,
+SELECT part.volunteer_id, part.year, part.unit_code, coalesce(unit.name, part.unit_code) AS unit_name, part.account_id,
        sum(timed_minutes)::bigint AS timed_minutes,
        sum(back_entered_minutes)::bigint AS back_entered_minutes,
        sum(transferred_minutes)::bigint AS transferred_minutes,
@@ -15,12 +15,14 @@ FROM (SELECT volunteer_id, year, unit_code, account_id, timed_minutes, back_ente
       UNION ALL
       SELECT volunteer_id, extract(year FROM served_on)::integer, unit_code, account_id, 0, 0, 0, 0, minutes
       FROM entries WHERE state = 'pending') AS part
-GROUP BY volunteer_id, year, unit_code, account_id;
+LEFT JOIN units AS unit ON unit.code = part.unit_code
+GROUP BY part.volunteer_id, part.year, part.unit_code, unit.name, part.account_id;
 
 COMMENT ON VIEW api.balances IS '时长余额: 每人每年在每个单位的时长 / Balances: what each person has, by year and unit';
 COMMENT ON COLUMN api.balances.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.balances.year IS '账户年度, 按服务日期 / Civil year of the account, by the day served';
 COMMENT ON COLUMN api.balances.unit_code IS '举办活动的单位 / The unit whose activity it was';
+COMMENT ON COLUMN api.balances.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.balances.account_id IS '账户, 即日志中的流 / The account, a stream of the log';
 COMMENT ON COLUMN api.balances.timed_minutes IS '系统计时的分钟数 / Minutes timed by check-in and check-out';
 COMMENT ON COLUMN api.balances.back_entered_minutes IS '补录的分钟数 / Minutes entered afterwards';
@@ -30,12 +32,14 @@ COMMENT ON COLUMN api.balances.pending_minutes IS '待认定的分钟数 / Minut
 COMMENT ON COLUMN api.balances.account_minutes IS '该人该年在各单位计入的合计, 不含超限与待认定 / All that counts in the person''s account of the year, over all units, without what is over the cap or waits';
 
 CREATE VIEW api.confirm_queue AS
-SELECT unit_code, proposed_at, served_on, volunteer_id, activity_id, starts_at, ends_at, minutes, minutes = 0 AS check_out_missed, recorder_id,
-       entry_id, account_id
-FROM entries WHERE state = 'pending';
+SELECT entry.unit_code, coalesce(unit.name, entry.unit_code) AS unit_name, entry.proposed_at, entry.served_on, entry.volunteer_id,
+       entry.activity_id, entry.starts_at, entry.ends_at, entry.minutes, entry.minutes = 0 AS check_out_missed, entry.recorder_id,
+       entry.entry_id, entry.account_id
+FROM entries AS entry LEFT JOIN units AS unit ON unit.code = entry.unit_code WHERE entry.state = 'pending';
 
 COMMENT ON VIEW api.confirm_queue IS '待认定: 等待非记录人、非本人者认定的时长 / Confirm queue: entries that wait for somebody who is neither recorder nor subject';
 COMMENT ON COLUMN api.confirm_queue.unit_code IS '举办活动的单位 / The unit whose activity it was';
+COMMENT ON COLUMN api.confirm_queue.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.confirm_queue.proposed_at IS '提请时间 / Since when it waits';
 COMMENT ON COLUMN api.confirm_queue.served_on IS '服务日期 (北京时间) / The civil day served, Asia/Shanghai';
 COMMENT ON COLUMN api.confirm_queue.volunteer_id IS '志愿者编码 / The volunteer''s id';
@@ -49,15 +53,17 @@ COMMENT ON COLUMN api.confirm_queue.entry_id IS '时长条目 / The entry';
 COMMENT ON COLUMN api.confirm_queue.account_id IS '账户, 即日志中的流 / The account, a stream of the log';
 
 CREATE VIEW api.entries AS
-SELECT entry_id, account_id, volunteer_id, unit_code, activity_id, hour_class, served_on, starts_at, ends_at, minutes, state, credited_minutes,
-       over_cap_minutes, recorder_id, proposed_at
-FROM entries;
+SELECT entry.entry_id, entry.account_id, entry.volunteer_id, entry.unit_code, coalesce(unit.name, entry.unit_code) AS unit_name,
+       entry.activity_id, entry.hour_class, entry.served_on, entry.starts_at, entry.ends_at, entry.minutes, entry.state,
+       entry.credited_minutes, entry.over_cap_minutes, entry.recorder_id, entry.proposed_at
+FROM entries AS entry LEFT JOIN units AS unit ON unit.code = entry.unit_code;
 
 COMMENT ON VIEW api.entries IS '时长条目: 每条现状 / Entries: each as it stands now';
 COMMENT ON COLUMN api.entries.entry_id IS '时长条目 / The entry';
 COMMENT ON COLUMN api.entries.account_id IS '账户, 即日志中的流 / The account, a stream of the log';
 COMMENT ON COLUMN api.entries.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.entries.unit_code IS '举办活动的单位 / The unit whose activity it was';
+COMMENT ON COLUMN api.entries.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.entries.activity_id IS '活动 / The activity';
 COMMENT ON COLUMN api.entries.hour_class IS '时长类别: timed 系统计时, backEntered 补录, transferred 转入 / Hour class';
 COMMENT ON COLUMN api.entries.served_on IS '服务日期 (北京时间) / The civil day served, Asia/Shanghai';
@@ -71,10 +77,12 @@ COMMENT ON COLUMN api.entries.recorder_id IS '记录人 / Who recorded it';
 COMMENT ON COLUMN api.entries.proposed_at IS '提请时间 / When it was proposed';
 
 CREATE VIEW api.history AS
-SELECT position, changed_at, change, volunteer_id, unit_code, activity_id, entry_id, account_id, served_on,
-       old_starts_at, old_ends_at, old_credited_minutes, old_over_cap_minutes,
-       starts_at, ends_at, credited_minutes, over_cap_minutes, policy_version, reason_code, requester_id, approver_id
-FROM entry_changes;
+SELECT said.position, said.changed_at, said.change, said.volunteer_id, said.unit_code, coalesce(unit.name, said.unit_code) AS unit_name,
+       said.activity_id, said.entry_id, said.account_id, said.served_on,
+       said.old_starts_at, said.old_ends_at, said.old_credited_minutes, said.old_over_cap_minutes,
+       said.starts_at, said.ends_at, said.credited_minutes, said.over_cap_minutes,
+       said.policy_version, said.reason_code, said.requester_id, said.approver_id
+FROM entry_changes AS said LEFT JOIN units AS unit ON unit.code = said.unit_code;
 
 COMMENT ON VIEW api.history IS '时长变动记录: 提请、认定、更正、冲销, 新旧并列 / History: every proposal, confirmation, correction and reversal, old beside new';
 COMMENT ON COLUMN api.history.position IS '在本日志中的位置 / Position in this service''s log';
@@ -82,6 +90,7 @@ COMMENT ON COLUMN api.history.changed_at IS '时间 / When';
 COMMENT ON COLUMN api.history.change IS '变动: proposed 提请, confirmed 认定, corrected 更正, reversed 冲销 / What happened';
 COMMENT ON COLUMN api.history.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.history.unit_code IS '举办活动的单位 / The unit whose activity it was';
+COMMENT ON COLUMN api.history.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.history.activity_id IS '活动 / The activity';
 COMMENT ON COLUMN api.history.entry_id IS '时长条目 / The entry';
 COMMENT ON COLUMN api.history.account_id IS '账户, 即日志中的流 / The account, a stream of the log';
@@ -100,9 +109,10 @@ COMMENT ON COLUMN api.history.requester_id IS '提出人 / Who asked for it';
 COMMENT ON COLUMN api.history.approver_id IS '审核人 / Who approved it';
 
 CREATE VIEW api.ledger AS
-SELECT position, posted_at, posted_by, volunteer_id, year, unit_code, served_on, served_minutes, timed_minutes, back_entered_minutes,
-       transferred_minutes, over_cap_minutes, activity_id, entry_id, account_id
-FROM postings;
+SELECT said.position, said.posted_at, said.posted_by, said.volunteer_id, said.year, said.unit_code,
+       coalesce(unit.name, said.unit_code) AS unit_name, said.served_on, said.served_minutes, said.timed_minutes, said.back_entered_minutes,
+       said.transferred_minutes, said.over_cap_minutes, said.activity_id, said.entry_id, said.account_id
+FROM postings AS said LEFT JOIN units AS unit ON unit.code = said.unit_code;
 
 COMMENT ON VIEW api.ledger IS '分录账: 每组分录合计为零 / Ledger: every posting group, each sums to zero';
 COMMENT ON COLUMN api.ledger.position IS '在本日志中的位置 / Position in this service''s log';
@@ -111,6 +121,7 @@ COMMENT ON COLUMN api.ledger.posted_by IS '事由: confirmed 认定, corrected �
 COMMENT ON COLUMN api.ledger.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.ledger.year IS '账户年度, 按服务日期 / Civil year of the account, by the day served';
 COMMENT ON COLUMN api.ledger.unit_code IS '举办活动的单位 / The unit whose activity it was';
+COMMENT ON COLUMN api.ledger.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.ledger.served_on IS '服务日期 (北京时间) / The civil day served, Asia/Shanghai';
 COMMENT ON COLUMN api.ledger.served_minutes IS '服务对方一侧, 与其余各栏相抵 / The world''s side, which the others balance';
 COMMENT ON COLUMN api.ledger.timed_minutes IS '系统计时的分钟数 / Minutes timed by check-in and check-out';
@@ -145,9 +156,9 @@ COMMENT ON COLUMN api.ledger_sum.over_cap_minutes IS '超限的分钟数合计 /
 COMMENT ON COLUMN api.ledger_sum.imbalance_minutes IS '不平的分钟数, 必须为 0 / Minutes by which the postings fail to sum to zero, or differ from balances and entries: must be 0';
 
 CREATE VIEW api.attendances AS
-SELECT attendance_id, pair, activity_id, volunteer_id, unit_code, state, checked_in_at, counts_from, checked_out_at, check_out_by, checked_in_by,
-       checked_out_by
-FROM attendances;
+SELECT pair.attendance_id, pair.pair, pair.activity_id, pair.volunteer_id, pair.unit_code, coalesce(unit.name, pair.unit_code) AS unit_name,
+       pair.state, pair.checked_in_at, pair.counts_from, pair.checked_out_at, pair.check_out_by, pair.checked_in_by, pair.checked_out_by
+FROM attendances AS pair LEFT JOIN units AS unit ON unit.code = pair.unit_code;
 
 COMMENT ON VIEW api.attendances IS '签到记录: 谁何时在何处 / Attendances: who was where, and when';
 COMMENT ON COLUMN api.attendances.attendance_id IS '签到记录, 即日志中的流 / The attendance, a stream of the log';
@@ -155,6 +166,7 @@ COMMENT ON COLUMN api.attendances.pair IS '第几次签到 / Which pair, from 1'
 COMMENT ON COLUMN api.attendances.activity_id IS '活动 / The activity';
 COMMENT ON COLUMN api.attendances.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.attendances.unit_code IS '举办活动的单位 / The unit whose activity it was';
+COMMENT ON COLUMN api.attendances.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.attendances.state IS '状态: open 在场, closed 已签退, missed 未签退 / State';
 COMMENT ON COLUMN api.attendances.checked_in_at IS '签到时间 / When checked in';
 COMMENT ON COLUMN api.attendances.counts_from IS '计时起点: 签到与预定开始之较晚者 / The later of check-in and scheduled start';
@@ -177,3 +189,9 @@ COMMENT ON COLUMN api.hours_policies.check_in_early_minutes IS '可提前签到�
 COMMENT ON COLUMN api.hours_policies.missed_check_out_after_minutes IS '预定结束后仍可签退的分钟数 / Minutes after the end until which check-out is accepted';
 COMMENT ON COLUMN api.hours_policies.adopted_at IS '采用时间 / When it was adopted';
 COMMENT ON COLUMN api.hours_policies.position IS '在本日志中的位置 / Position in this service''s log';
+
+CREATE VIEW api.units AS SELECT code, name FROM units;
+
+COMMENT ON VIEW api.units IS '单位: 登记服务最后所说的名称 / Units: what each is called, as registration said last';
+COMMENT ON COLUMN api.units.code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.units.name IS '单位名称 / Name of the unit';

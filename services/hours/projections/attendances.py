@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, LiteralString
 
+from services.hours.projections import units
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import CheckedIn, CheckedOut, CheckOutMissed
@@ -72,12 +73,15 @@ _OPEN: Final[LiteralString] = """
 
 ATTENDANCES: Final = Projection("attendances", "hours", Path(__file__).with_suffix(".sql"), fold)
 
+STATES: Final = {"open": ("在场", "on site"), "closed": ("已签退", "checked out"), "missed": ("未签退", "check-out missed")}
+"""How a pair of check-in and check-out stands."""
+
 QUERY: Final = Query(
     name="attendances",
     path="/attendances",
     sql="""
-        SELECT checked_in_at, counts_from, checked_out_at, state, volunteer_id, activity_id, unit_code, pair, check_out_by, checked_in_by,
-               checked_out_by, attendance_id
+        SELECT checked_in_at, counts_from, checked_out_at, state, volunteer_id, activity_id, unit_name, unit_code, pair, check_out_by,
+               checked_in_by, checked_out_by, attendance_id
         FROM api.attendances
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR activity_id = $2) AND ($3::uuid IS NULL OR volunteer_id = $3)
           AND ($4::text IS NULL OR state = $4)
@@ -88,22 +92,22 @@ QUERY: Final = Query(
         Column("checked_in_at", "instant", "签到", "Checked in"),
         Column("counts_from", "instant", "计时起点", "Counts from"),
         Column("checked_out_at", "instant", "签退", "Checked out", nullable=True),
-        Column("state", "text", "状态", "State"),
+        Column("state", "text", "状态", "State", words=STATES),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
         Column("activity_id", "uuid", "活动", "Activity"),
-        Column("unit_code", "text", "单位", "Unit"),
-        Column("pair", "integer", "第几次", "Pair"),
-        Column("check_out_by", "instant", "签退期限", "Check out by"),
-        Column("checked_in_by", "uuid", "签到记录人", "Checked in by"),
-        Column("checked_out_by", "uuid", "签退记录人", "Checked out by", nullable=True),
-        Column("attendance_id", "uuid", "签到记录", "Attendance"),
+        *units.COLUMNS,
+        Column("pair", "integer", "第几次", "Pair", plain=True),
+        Column("check_out_by", "instant", "签退期限", "Check out by", hidden=True),
+        Column("checked_in_by", "uuid", "签到记录人", "Checked in by", hidden=True),
+        Column("checked_out_by", "uuid", "签退记录人", "Checked out by", nullable=True, hidden=True),
+        Column("attendance_id", "uuid", "签到记录", "Attendance", hidden=True),
     ),
     order=("checked_in_at", "attendance_id", "pair"),
     roles=frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.ACTIVITY_LEADER, Role.AUDITOR}),
     title_zh="签到记录",
     title_en="Attendances",
     filters=(
-        Filter("unit", "text", "单位", "Unit"),
+        units.BY_UNIT,
         Filter("activity", "uuid", "活动", "Activity"),
         Filter("volunteer", "uuid", "志愿者", "Volunteer"),
         Filter("state", "text", "状态", "State"),

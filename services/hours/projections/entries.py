@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
+from services.hours.projections import units
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeProposed, ServiceTimeReversed
@@ -169,15 +170,32 @@ _INSERT_INTERVALS: Final[LiteralString] = """
 
 ENTRIES: Final = Projection("entries", "hours", Path(__file__).with_suffix(".sql"), fold)
 
+CHANGES: Final = {
+    "proposed": ("提请", "proposed"),
+    "confirmed": ("认定", "confirmed"),
+    "corrected": ("更正", "corrected"),
+    "reversed": ("冲销", "reversed"),
+}
+"""What can happen to an entry."""
+
+REASONS: Final = {
+    "check_out_missed": ("未签退", "check-out missed"),
+    "wrong_time": ("时间有误", "wrong time"),
+    "objection_upheld": ("异议成立", "objection upheld"),
+    "false_record": ("记录不实", "false record"),
+    "duplicate": ("重复记录", "duplicate"),
+    "turned_down": ("不予认定", "turned down"),
+}
+"""Why an entry was corrected or reversed."""
+
 _READERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR})
-_UNIT: Final = Filter("unit", "text", "单位", "Unit")
 _VOLUNTEER: Final = Filter("volunteer", "uuid", "志愿者", "Volunteer")
 
 HISTORY: Final = Query(
     name="history",
     path="/history",
     sql="""
-        SELECT position, changed_at, change, volunteer_id, unit_code, activity_id, entry_id, account_id, served_on,
+        SELECT position, changed_at, change, volunteer_id, unit_name, unit_code, activity_id, entry_id, account_id, served_on,
                old_starts_at, old_ends_at, old_credited_minutes, old_over_cap_minutes,
                starts_at, ends_at, credited_minutes, over_cap_minutes, policy_version, reason_code, requester_id, approver_id
         FROM api.history
@@ -187,32 +205,32 @@ HISTORY: Final = Query(
     """,
     columns=(
         Column("changed_at", "instant", "时间", "When"),
-        Column("change", "text", "变动", "Change"),
+        Column("change", "text", "变动", "Change", words=CHANGES),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("unit_code", "text", "单位", "Unit"),
+        *units.COLUMNS,
         Column("served_on", "date", "服务日期", "Day served"),
-        Column("old_starts_at", "instant", "原开始", "Began, before", nullable=True),
-        Column("old_ends_at", "instant", "原结束", "Ended, before", nullable=True),
+        Column("old_starts_at", "instant", "原开始", "Began, before", nullable=True, hidden=True),
+        Column("old_ends_at", "instant", "原结束", "Ended, before", nullable=True, hidden=True),
         Column("old_credited_minutes", "integer", "原计入", "Counted, before", minutes=True),
-        Column("old_over_cap_minutes", "integer", "原超限", "Over the cap, before", minutes=True),
-        Column("starts_at", "instant", "开始", "Began"),
-        Column("ends_at", "instant", "结束", "Ended"),
+        Column("old_over_cap_minutes", "integer", "原超限", "Over the cap, before", minutes=True, hidden=True),
+        Column("starts_at", "instant", "开始", "Began", hidden=True),
+        Column("ends_at", "instant", "结束", "Ended", hidden=True),
         Column("credited_minutes", "integer", "计入", "Counted", minutes=True),
         Column("over_cap_minutes", "integer", "超限", "Over the cap", minutes=True),
-        Column("reason_code", "text", "原因", "Reason", nullable=True),
-        Column("requester_id", "uuid", "提出人", "Asked by", nullable=True),
-        Column("approver_id", "uuid", "审核人", "Approved by", nullable=True),
-        Column("policy_version", "text", "规则版本", "Policy version", nullable=True),
-        Column("activity_id", "uuid", "活动", "Activity"),
-        Column("entry_id", "uuid", "时长条目", "Entry"),
-        Column("account_id", "uuid", "账户", "Account"),
-        Column("position", "integer", "日志位置", "Position"),
+        Column("reason_code", "text", "原因", "Reason", nullable=True, words=REASONS),
+        Column("requester_id", "uuid", "提出人", "Asked by", nullable=True, hidden=True),
+        Column("approver_id", "uuid", "审核人", "Approved by", nullable=True, hidden=True),
+        Column("policy_version", "text", "规则版本", "Policy version", nullable=True, hidden=True),
+        Column("activity_id", "uuid", "活动", "Activity", hidden=True),
+        Column("entry_id", "uuid", "时长条目", "Entry", hidden=True),
+        Column("account_id", "uuid", "账户", "Account", hidden=True),
+        Column("position", "integer", "日志位置", "Position", hidden=True),
     ),
     order=("position",),
     roles=_READERS,
     title_zh="时长变动记录",
     title_en="History of hours",
-    filters=(_UNIT, _VOLUNTEER, Filter("entry", "uuid", "时长条目", "Entry"), Filter("change", "text", "变动", "Change")),
+    filters=(units.BY_UNIT, _VOLUNTEER, Filter("entry", "uuid", "时长条目", "Entry"), Filter("change", "text", "变动", "Change")),
     public=True,
     key="volunteer_id",
     details="streams/account-{account_id}/events",
@@ -222,32 +240,32 @@ CONFIRM_QUEUE: Final = Query(
     name="confirm_queue",
     path="/confirm-queue",
     sql="""
-        SELECT unit_code, proposed_at, served_on, volunteer_id, activity_id, starts_at, ends_at, minutes, check_out_missed, recorder_id,
-               entry_id, account_id
+        SELECT unit_name, unit_code, proposed_at, served_on, volunteer_id, activity_id, starts_at, ends_at, minutes, check_out_missed,
+               recorder_id, entry_id, account_id
         FROM api.confirm_queue
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::uuid IS NULL OR activity_id = $3)
           AND ($4::timestamptz IS NULL OR (proposed_at, entry_id) > ($4, $5::uuid))
         ORDER BY proposed_at, entry_id LIMIT $6
     """,
     columns=(
-        Column("unit_code", "text", "单位", "Unit"),
         Column("proposed_at", "instant", "提请时间", "Waits since"),
-        Column("served_on", "date", "服务日期", "Day served"),
+        *units.COLUMNS,
+        Column("served_on", "date", "服务日期", "Day served", hidden=True),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
         Column("activity_id", "uuid", "活动", "Activity"),
         Column("starts_at", "instant", "开始", "Began"),
         Column("ends_at", "instant", "结束", "Ended"),
         Column("minutes", "integer", "时长", "Hours", minutes=True),
         Column("check_out_missed", "boolean", "未签退", "Check-out missed"),
-        Column("recorder_id", "uuid", "记录人", "Recorded by"),
-        Column("entry_id", "uuid", "时长条目", "Entry"),
-        Column("account_id", "uuid", "账户", "Account"),
+        Column("recorder_id", "uuid", "记录人", "Recorded by", hidden=True),
+        Column("entry_id", "uuid", "时长条目", "Entry", hidden=True),
+        Column("account_id", "uuid", "账户", "Account", hidden=True),
     ),
     order=("proposed_at", "entry_id"),
     roles=_READERS,
     title_zh="待认定时长",
     title_en="Hours that wait for approval",
-    filters=(_UNIT, _VOLUNTEER, Filter("activity", "uuid", "活动", "Activity")),
+    filters=(units.BY_UNIT, _VOLUNTEER, Filter("activity", "uuid", "活动", "Activity")),
     public=True,
     key="volunteer_id",
     details="streams/account-{account_id}/events",

@@ -29,7 +29,7 @@ CREATE TABLE entry_changes (
     unit_code text NOT NULL,
     activity_id uuid NOT NULL,
     served_on date NOT NULL,
-    change text NOT NULL,
+    change text NOT NULL CONSTRAINT entry_changes_change CHECK (change IN ('proposed', 'confirmed', 'corrected', 'reversed')),
     changed_at timestamptz NOT NULL,
     old_starts_at timestamptz,
     old_ends_at timestamptz,

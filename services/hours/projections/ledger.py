@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, Final, LiteralString, get_args
 from uuid import UUID
 
+from services.hours.projections import units
+from services.hours.projections.entries import CHANGES
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
@@ -100,7 +102,6 @@ _SELECT_IMBALANCE: Final[LiteralString] = "SELECT imbalance_minutes FROM api.led
 LEDGER: Final = Projection("ledger", "hours", Path(__file__).with_suffix(".sql"), fold)
 
 _READERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR})
-_UNIT: Final = Filter("unit", "text", "单位", "Unit")
 _VOLUNTEER: Final = Filter("volunteer", "uuid", "志愿者", "Volunteer")
 _YEAR: Final = Filter("year", "integer", "年度", "Year")
 _MINUTES: Final = (
@@ -114,27 +115,27 @@ BALANCES: Final = Query(
     name="balances",
     path="/balances",
     sql="""
-        SELECT volunteer_id, year, unit_code, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes, pending_minutes,
-               account_minutes, account_id
+        SELECT year, unit_name, unit_code, volunteer_id, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes,
+               pending_minutes, account_minutes, account_id
         FROM api.balances
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::bigint IS NULL OR year = $3)
-          AND ($4::uuid IS NULL OR (volunteer_id, year, unit_code) > ($4, $5::bigint, $6::text))
-        ORDER BY volunteer_id, year, unit_code LIMIT $7
+          AND ($4::bigint IS NULL OR year < $4 OR (year = $4 AND (unit_code, volunteer_id) > ($5::text, $6::uuid)))
+        ORDER BY year DESC, unit_code, volunteer_id LIMIT $7
     """,
     columns=(
+        Column("year", "integer", "年度", "Year", plain=True),
+        *units.COLUMNS,
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("year", "integer", "年度", "Year"),
-        Column("unit_code", "text", "单位", "Unit"),
         *_MINUTES,
         Column("pending_minutes", "integer", "待认定", "Waiting", minutes=True),
         Column("account_minutes", "integer", "账户合计", "Account total", minutes=True),
-        Column("account_id", "uuid", "账户", "Account"),
+        Column("account_id", "uuid", "账户", "Account", hidden=True),
     ),
-    order=("volunteer_id", "year", "unit_code"),
+    order=("year", "unit_code", "volunteer_id"),
     roles=_READERS,
     title_zh="时长余额",
     title_en="Balances",
-    filters=(_UNIT, _VOLUNTEER, _YEAR),
+    filters=(units.BY_UNIT, _VOLUNTEER, _YEAR),
     public=True,
     key="volunteer_id",
     details="streams/account-{account_id}/events",
@@ -158,11 +159,11 @@ TOTALS: Final = Query(
     """,
     columns=(
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("year", "integer", "年度", "Year"),
+        Column("year", "integer", "年度", "Year", plain=True),
         Column("credited_minutes", "integer", "计入合计", "Total counted", minutes=True),
         *_MINUTES,
         Column("last_posted_at", "instant", "最后入账", "Last posted"),
-        Column("account_id", "uuid", "账户", "Account"),
+        Column("account_id", "uuid", "账户", "Account", hidden=True),
     ),
     order=("volunteer_id", "year"),
     roles=_READERS,
@@ -171,7 +172,7 @@ TOTALS: Final = Query(
     filters=(
         Filter("as_of", "instant", "截至时刻", "As of this moment"),
         Filter("as_of_day", "date", "截至当日", "As of the end of this day"),
-        _UNIT,
+        units.BY_UNIT,
         _VOLUNTEER,
         _YEAR,
     ),
@@ -184,7 +185,7 @@ QUERY: Final = Query(
     name="ledger",
     path="/ledger",
     sql="""
-        SELECT position, posted_at, posted_by, volunteer_id, year, unit_code, served_on, served_minutes, timed_minutes,
+        SELECT position, posted_at, posted_by, volunteer_id, year, unit_name, unit_code, served_on, served_minutes, timed_minutes,
                back_entered_minutes, transferred_minutes, over_cap_minutes, activity_id, entry_id, account_id
         FROM api.ledger
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::bigint IS NULL OR year = $3)
@@ -192,24 +193,24 @@ QUERY: Final = Query(
         ORDER BY position DESC LIMIT $5
     """,
     columns=(
-        Column("position", "integer", "日志位置", "Position"),
+        Column("position", "integer", "日志位置", "Position", hidden=True),
         Column("posted_at", "instant", "入账时间", "Posted"),
-        Column("posted_by", "text", "事由", "By"),
+        Column("posted_by", "text", "事由", "By", words={code: said for code, said in CHANGES.items() if code != "proposed"}),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("year", "integer", "年度", "Year"),
-        Column("unit_code", "text", "单位", "Unit"),
-        Column("served_on", "date", "服务日期", "Day served"),
+        Column("year", "integer", "年度", "Year", hidden=True),
+        *units.COLUMNS,
+        Column("served_on", "date", "服务日期", "Day served", hidden=True),
         Column("served_minutes", "integer", "服务对方", "Served", minutes=True),
         *_MINUTES,
-        Column("activity_id", "uuid", "活动", "Activity"),
-        Column("entry_id", "uuid", "时长条目", "Entry"),
-        Column("account_id", "uuid", "账户", "Account"),
+        Column("activity_id", "uuid", "活动", "Activity", hidden=True),
+        Column("entry_id", "uuid", "时长条目", "Entry", hidden=True),
+        Column("account_id", "uuid", "账户", "Account", hidden=True),
     ),
     order=("position",),
     roles=_READERS,
     title_zh="时长分录账",
     title_en="Ledger",
-    filters=(_UNIT, _VOLUNTEER, _YEAR),
+    filters=(units.BY_UNIT, _VOLUNTEER, _YEAR),
     public=True,
     key="volunteer_id",
     details="streams/account-{account_id}/events",

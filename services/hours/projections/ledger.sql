@@ -8,7 +8,7 @@ CREATE TABLE postings (
     activity_id uuid NOT NULL,
     entry_id uuid NOT NULL,
     served_on date NOT NULL,
-    posted_by text NOT NULL,
+    posted_by text NOT NULL CONSTRAINT postings_posted_by CHECK (posted_by IN ('confirmed', 'corrected', 'reversed')),
     posted_at timestamptz NOT NULL,
     served_minutes integer NOT NULL,
     timed_minutes integer NOT NULL,

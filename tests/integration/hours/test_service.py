@@ -4,23 +4,25 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import asyncpg
 import pytest
 
 from services.hours import inbox
+from services.hours.application import CorrectionReason, ReversalReason
 from services.hours.domain.account import account_id, entry_id
 from services.hours.domain.attendance import Activity, attendance_id
-from services.hours.projections import attendances, entries, ledger, policies
+from services.hours.projections import QUERIES, attendances, entries, ledger, policies, units
 from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import Fact
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
-from shared.contracts.registration import ActivityCancelled, ActivityHeld, EnrollmentWithdrawn, OfferAccepted
+from shared.contracts.registration import ActivityCancelled, ActivityHeld, EnrollmentWithdrawn, OfferAccepted, UnitRegistered
 from shared.errors import InvariantError
 from shared.eventstore.values import Answer
 from shared.postgres import connect
+from tests.integration.codes import allowed, words_of
 from tests.integration.hours.conftest import AS_ADMIN, AS_BUREAU, AS_LEADER, AT_KIOSK, Hours, enrolled, published, registered
 from tests.unit.hours.scenes import ACTIVITY, DAY, OTHER_ACTIVITY, SLOT, UNIT, VOLUNTEER, at
 
@@ -185,8 +187,8 @@ async def test_a_night_over_new_year_is_two_entries_of_two_accounts(hours: Hours
     assert await decide(hours, "confirm", entry(day=morning), morning) is None
     balances = await hours.rows(ledger.BALANCES, limit=1)
     assert [(row["year"], row["timed_minutes"], row["account_id"]) for row in balances] == [
-        (2017, 120, account_id(VOLUNTEER, 2017)),
         (2018, 90, account_id(VOLUNTEER, 2018)),
+        (2017, 120, account_id(VOLUNTEER, 2017)),
     ]
 
 
@@ -355,6 +357,34 @@ async def test_an_imbalance_shows(hours: Hours, dsn: str) -> None:
     await owner.execute("UPDATE balances SET timed_minutes = timed_minutes - 1")
     await owner.close()
     assert await imbalance(hours) == 1
+
+
+async def test_a_list_shows_what_a_unit_is_called_and_its_code_until_that_is_known(hours: Hours) -> None:
+    await begin(hours)
+    await serve(hours, PATH, at(9), at(12))
+    lists = (ledger.BALANCES, entries.CONFIRM_QUEUE, entries.HISTORY, attendances.QUERY)
+
+    async def names() -> set[tuple[str, str]]:
+        return {(row["unit_code"], row["unit_name"]) for query in lists for row in await hours.rows(query, unit=UNIT)}
+
+    assert await names() == {(UNIT, UNIT)}
+    record = (await hours.facts_from_the_start())[0].record
+    said = {"unit_id": UUID(int=1), "code": UNIT, "kind": "office", "parent_code": None, "aliases": (), "valid_from": DAY}
+    for name in ("节水科", "节约用水办公室"):
+        unit = UnitRegistered.model_validate({**said, "name": name, "planned_activities_per_month": 2})
+        async with hours.pool.acquire() as connection:
+            await units.fold(connection, [Fact(record, unit)])
+    assert await names() == {(UNIT, "节约用水办公室")}
+
+
+async def test_the_codes_of_every_list_have_words(hours: Hours) -> None:
+    async with hours.pool.acquire() as connection:
+        assert words_of(QUERIES) == {
+            "history.change": await allowed(connection, "entry_changes_change"),
+            "history.reason_code": {*get_args(CorrectionReason), *get_args(ReversalReason)},
+            "ledger.posted_by": await allowed(connection, "postings_posted_by"),
+            "attendances.state": await allowed(connection, "attendances_state"),
+        }
 
 
 async def test_every_column_of_every_view_says_what_it_is_in_two_languages(hours: Hours) -> None:
