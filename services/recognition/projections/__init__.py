@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Final
 
-from services.recognition.projections import star_history, star_policies, stars
+from services.recognition.projections import star_history, star_policies, stars, units
 from shared.consumer.values import Projection
 from shared.http.query import Query
 
-PROJECTIONS: Final[tuple[Projection, ...]] = (stars.STARS, star_history.STAR_HISTORY, star_policies.STAR_POLICIES)
+PROJECTIONS: Final[tuple[Projection, ...]] = (stars.STARS, star_history.STAR_HISTORY, star_policies.STAR_POLICIES, units.UNITS)
 
 QUERIES: Final[tuple[Query, ...]] = (stars.QUERY, star_history.QUERY, star_policies.QUERY)
 

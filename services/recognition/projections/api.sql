@@ -1,13 +1,15 @@
 -- What admins read. Every column says what it is, in Chinese and English; minutes are integers.
 
 CREATE VIEW api.stars AS
-SELECT volunteer_id, stars, unit_code, granted_at, confirmed_minutes, threshold_minutes, policy_version, hours_position, granted_position
-FROM stars;
+SELECT held.volunteer_id, held.stars, held.unit_code, coalesce(unit.name, held.unit_code) AS unit_name, held.granted_at,
+       held.confirmed_minutes, held.threshold_minutes, held.policy_version, held.hours_position, held.granted_position
+FROM stars AS held LEFT JOIN units AS unit ON unit.code = held.unit_code;
 
 COMMENT ON VIEW api.stars IS '现有星级: 每名志愿者现持有的每一颗星 / Stars held: one row for each star that a volunteer holds now';
 COMMENT ON COLUMN api.stars.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.stars.stars IS '第几星, 从 1 起 / Which star, from 1';
 COMMENT ON COLUMN api.stars.unit_code IS '申请时所属单位 / The volunteer''s unit when the star was applied for';
+COMMENT ON COLUMN api.stars.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.stars.granted_at IS '评定时间 / When it was granted';
 COMMENT ON COLUMN api.stars.confirmed_minutes IS '评定时已认定的分钟数, 不含超出每日上限的部分 / Minutes confirmed at that moment, without what lay above the daily cap';
 COMMENT ON COLUMN api.stars.threshold_minutes IS '该星所需分钟数 / Minutes that this star needed';
@@ -16,14 +18,16 @@ COMMENT ON COLUMN api.stars.hours_position IS '时长所依据的时长日志位
 COMMENT ON COLUMN api.stars.granted_position IS '评定在本日志中的位置 / Position of the grant in this service''s log';
 
 CREATE VIEW api.star_history AS
-SELECT position, volunteer_id, stars, unit_code, outcome, reason, decided_at, confirmed_minutes, threshold_minutes, policy_version, hours_position
-FROM star_history;
+SELECT said.position, said.volunteer_id, said.stars, said.unit_code, coalesce(unit.name, said.unit_code) AS unit_name, said.outcome,
+       said.reason, said.decided_at, said.confirmed_minutes, said.threshold_minutes, said.policy_version, said.hours_position
+FROM star_history AS said LEFT JOIN units AS unit ON unit.code = said.unit_code;
 
 COMMENT ON VIEW api.star_history IS '评星记录: 每一次评定、未评与撤星 / Star history: every grant, decline and withdrawal';
 COMMENT ON COLUMN api.star_history.position IS '在本日志中的位置 / Position in this service''s log';
 COMMENT ON COLUMN api.star_history.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.star_history.stars IS '第几星, 从 1 起 / Which star, from 1';
 COMMENT ON COLUMN api.star_history.unit_code IS '申请时所属单位 / The volunteer''s unit when the star was applied for';
+COMMENT ON COLUMN api.star_history.unit_name IS '该单位的名称 / Name of that unit';
 COMMENT ON COLUMN api.star_history.outcome IS '结果: granted 已评星, declined 未评星, withdrawn 已撤星 / Outcome: granted, declined or withdrawn';
 COMMENT ON COLUMN api.star_history.reason IS '未评或撤星的原因 / Why it was declined or withdrawn';
 COMMENT ON COLUMN api.star_history.decided_at IS '时间 / When it was decided';
@@ -46,3 +50,9 @@ COMMENT ON COLUMN api.star_policies.thresholds_minutes IS '一星起各星所需
 COMMENT ON COLUMN api.star_policies.thresholds_hours IS '一星起各星所需小时数 / Hours that each star needs, from the first';
 COMMENT ON COLUMN api.star_policies.adopted_at IS '采用时间 / When it was adopted';
 COMMENT ON COLUMN api.star_policies.position IS '采用在本日志中的位置 / Position of the adoption in this service''s log';
+
+CREATE VIEW api.units AS SELECT code, name FROM units;
+
+COMMENT ON VIEW api.units IS '单位: 登记服务最后所说的名称 / Units: what each is called, as registration said last';
+COMMENT ON COLUMN api.units.code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.units.name IS '单位名称 / Name of the unit';

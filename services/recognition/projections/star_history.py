@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
+from services.recognition.projections import units
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.recognition import StarDeclined, StarGranted, StarWithdrawn
@@ -53,36 +54,46 @@ _INSERT: Final[LiteralString] = """
 
 STAR_HISTORY: Final = Projection("star_history", "recognition", Path(__file__).with_suffix(".sql"), fold)
 
+OUTCOMES: Final = {"granted": ("已评星", "granted"), "declined": ("未评星", "declined"), "withdrawn": ("已撤星", "withdrawn")}
+"""How an application or a reassessment ended."""
+
+REASONS: Final = {
+    "too_few_hours": ("时长不足", "too few hours"),
+    "hours_corrected": ("时长已更正", "hours corrected"),
+    "hours_reversed": ("时长已冲销", "hours reversed"),
+}
+"""Why a star was declined or withdrawn."""
+
 QUERY: Final = Query(
     name="star_history",
     path="/star-history",
     sql="""
-        SELECT position, decided_at, volunteer_id, unit_code, stars, outcome, reason, confirmed_minutes, threshold_minutes, policy_version,
-               hours_position
+        SELECT position, decided_at, volunteer_id, unit_name, unit_code, stars, outcome, reason, confirmed_minutes, threshold_minutes,
+               policy_version, hours_position
         FROM api.star_history
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::text IS NULL OR outcome = $3)
           AND ($4::bigint IS NULL OR position < $4)
         ORDER BY position DESC LIMIT $5
     """,
     columns=(
-        Column("position", "integer", "日志位置", "Position"),
+        Column("position", "integer", "日志位置", "Position", hidden=True),
         Column("decided_at", "instant", "时间", "Decided"),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("unit_code", "text", "单位", "Unit"),
-        Column("stars", "integer", "星级", "Star"),
-        Column("outcome", "text", "结果", "Outcome"),
-        Column("reason", "text", "原因", "Reason", nullable=True),
+        *units.COLUMNS,
+        Column("stars", "integer", "星级", "Star", plain=True),
+        Column("outcome", "text", "结果", "Outcome", words=OUTCOMES),
+        Column("reason", "text", "原因", "Reason", nullable=True, words=REASONS),
         Column("confirmed_minutes", "integer", "已认定时长", "Confirmed hours", minutes=True),
         Column("threshold_minutes", "integer", "所需时长", "Hours needed", minutes=True),
-        Column("policy_version", "text", "规则版本", "Policy version"),
-        Column("hours_position", "integer", "时长日志位置", "Position in the hours log"),
+        Column("policy_version", "text", "规则版本", "Policy version", hidden=True),
+        Column("hours_position", "integer", "时长日志位置", "Position in the hours log", hidden=True),
     ),
     order=("position",),
     roles=frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR}),
     title_zh="评星记录",
     title_en="Star history",
     filters=(
-        Filter("unit", "text", "单位", "Unit"),
+        units.BY_UNIT,
         Filter("volunteer", "uuid", "志愿者", "Volunteer"),
         Filter("outcome", "text", "结果", "Outcome"),
     ),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
+from services.recognition.projections import units
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.recognition import StarGranted, StarWithdrawn
@@ -52,28 +53,28 @@ QUERY: Final = Query(
     name="stars",
     path="/stars",
     sql="""
-        SELECT volunteer_id, stars, unit_code, granted_at, confirmed_minutes, threshold_minutes, policy_version, hours_position
+        SELECT granted_at, volunteer_id, stars, unit_name, unit_code, confirmed_minutes, threshold_minutes, policy_version, hours_position
         FROM api.stars
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::bigint IS NULL OR stars = $3)
-          AND ($4::uuid IS NULL OR (volunteer_id, stars) > ($4, $5::bigint))
-        ORDER BY volunteer_id, stars LIMIT $6
+          AND ($4::timestamptz IS NULL OR (granted_at, volunteer_id, stars) < ($4, $5::uuid, $6::bigint))
+        ORDER BY granted_at DESC, volunteer_id DESC, stars DESC LIMIT $7
     """,
     columns=(
-        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("stars", "integer", "星级", "Star"),
-        Column("unit_code", "text", "单位", "Unit"),
         Column("granted_at", "instant", "评定时间", "Granted"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
+        *units.COLUMNS,
+        Column("stars", "integer", "星级", "Star", plain=True),
         Column("confirmed_minutes", "integer", "评定时已认定时长", "Hours at the time", minutes=True),
         Column("threshold_minutes", "integer", "所需时长", "Hours needed", minutes=True),
         Column("policy_version", "text", "规则版本", "Policy version"),
-        Column("hours_position", "integer", "时长日志位置", "Position in the hours log"),
+        Column("hours_position", "integer", "时长日志位置", "Position in the hours log", hidden=True),
     ),
-    order=("volunteer_id", "stars"),
+    order=("granted_at", "volunteer_id", "stars"),
     roles=frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR}),
     title_zh="现有星级",
     title_en="Stars held",
     filters=(
-        Filter("unit", "text", "单位", "Unit"),
+        units.BY_UNIT,
         Filter("volunteer", "uuid", "志愿者", "Volunteer"),
         Filter("stars", "integer", "星级", "Star"),
     ),

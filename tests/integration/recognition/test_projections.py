@@ -2,14 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from services.recognition import projections
-from services.recognition.projections import star_history, star_policies, stars
-from shared.contracts.recognition import StarDeclined, StarGranted, StarPolicyAdopted, StarWithdrawn
+from services.recognition.projections import star_history, star_policies, stars, units
+from shared.contracts.recognition import (
+    StarDeclined,
+    StarDeclineReason,
+    StarGranted,
+    StarPolicyAdopted,
+    StarWithdrawalReason,
+    StarWithdrawn,
+)
+from shared.contracts.registration import UnitRegistered
 from shared.http.query import Query, Views, read, read_cursor
 from shared.postgres import Pool, connect
+from tests.integration.codes import allowed, words_of
 from tests.integration.recognition.conftest import Facts
 
 WHO, OTHER = UUID(int=11), UUID(int=12)
@@ -93,6 +102,31 @@ async def test_the_history_keeps_every_decision_newest_first_over_pages(pool: Po
         (1, "declined", "too_few_hours"),
     ]
     assert [row["position"] for row in await rows(reads, star_history.QUERY, volunteer=WHO, outcome="granted")] == [2]
+
+
+async def test_a_list_shows_what_a_unit_is_called_and_its_code_until_that_is_known(pool: Pool, reads: Views, facts: Facts) -> None:
+    said = {"unit_id": UUID(int=1), "kind": "subordinate_unit", "parent_code": None, "aliases": (), "valid_from": date(2017, 1, 1)}
+    unit = {**said, "code": "reservoir-station", "name": "水库管理站", "planned_activities_per_month": 1}
+    async with pool.acquire() as connection:
+        for fold in (stars.fold, star_history.fold):
+            await fold(connection, facts(granted(WHO, 1), granted(OTHER, 1, unit="bureau")))
+        await units.fold(connection, facts(UnitRegistered.model_validate(unit)))
+    for query in (stars.QUERY, star_history.QUERY):
+        assert {row["unit_name"] for row in await rows(reads, query)} == {"水库管理站", "bureau"}
+
+
+async def test_stars_come_newest_first_over_pages(pool: Pool, reads: Views, facts: Facts) -> None:
+    async with pool.acquire() as connection:
+        await stars.fold(connection, facts(granted(OTHER, 1), granted(WHO, 1), granted(OTHER, 2)))
+    assert [(row["volunteer_id"], row["stars"]) for row in await rows(reads, stars.QUERY, limit=1)] == [(OTHER, 2), (WHO, 1), (OTHER, 1)]
+
+
+async def test_the_codes_of_every_list_have_words(pool: Pool) -> None:
+    async with pool.acquire() as connection:
+        assert words_of(projections.QUERIES) == {
+            "star_history.outcome": await allowed(connection, "star_history_outcome_check"),
+            "star_history.reason": {*get_args(StarDeclineReason), *get_args(StarWithdrawalReason)},
+        }
 
 
 async def test_policies_are_shown_in_hours(pool: Pool, reads: Views, facts: Facts) -> None:

@@ -1,0 +1,4 @@
+CREATE TABLE units (
+    code text PRIMARY KEY,
+    name text NOT NULL
+);
