@@ -22,7 +22,10 @@ FOLDER: Final = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROCESSES: Final = {f"{service}-{kind}" for service in SERVICES for kind in ("api", "worker")}
 
 prometheus = shutil.which("prometheus")
-pytestmark = pytest.mark.skipif(prometheus is None, reason="Prometheus is not on this machine (Debian package prometheus)")
+pytestmark = [
+    pytest.mark.skipif(prometheus is None, reason="Prometheus is not on this machine (Debian package prometheus)"),
+    pytest.mark.timeout(300),
+]
 
 
 def configuration_for(stack: Stack) -> dict[str, Any]:
