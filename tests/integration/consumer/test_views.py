@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from time import time
 from typing import Any
 from uuid import uuid5
 
@@ -192,6 +193,7 @@ async def test_parked_keys_and_due_deadlines_are_shown_and_go_when_they_are_gone
         assert line in page.replace('service="hours",', "").replace(',service="hours"', "")
     assert base.metrics.parked_keys.labels("inbox", "PayloadError")._value.get() == 1
     assert base.metrics.parked_messages.labels("inbox", "PayloadError")._value.get() == 2
+    assert base.metrics.parked_oldest_timestamp_seconds.labels("inbox", "PayloadError")._value.get() == pytest.approx(time(), abs=60)
     assert base.metrics.deadlines_due._value.get() == 1
     await base.pool.execute("DELETE FROM consumer.parked")
     await base.pool.execute("DELETE FROM consumer.deadline")
