@@ -24,6 +24,7 @@ from shared.contracts.event import SEALED_PREFIX
 from shared.envelope import Record
 from shared.http.api import Api
 from shared.http.deadline import Deadline
+from shared.http.fields import CODES, FIELDS_ZH
 from shared.http.gate import Handler, Language, exchange_of, problem_of, single
 from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue
 from shared.http.query import Column, Filter, Page, Query, read, read_choices, read_cursor, read_filters, read_limit
@@ -44,6 +45,7 @@ SHORT_CHARACTERS: Final = 4
 COOKIE_SECONDS: Final = 365 * 24 * 3600
 
 _FOLDER: Final = Path(__file__).parent
+_INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z", re.ASCII)
 _CODE: Final = re.compile(r"[A-Za-z0-9_.:+/-]{1,60}")
 
 
@@ -114,6 +116,10 @@ class Pages:
         self._templates = {name: environment.get_template(f"{name}.html") for name in ("front", "list", "stream", "problem", "problems")}
         self._style = (_FOLDER / "static" / "leifeng.css").read_bytes()
         self._stamp = sha256(self._style).hexdigest()[:12]
+        self._codes = {name: dict(said) for name, said in CODES.items()}
+        for column in (column for query in api.queries for column in query.columns if column.words):
+            self._codes.setdefault(column.name, {}).update(column.words or {})
+        self._said = {event.TYPE: (event.__doc__ or "").partition(":")[0] for event in api.events}
 
     async def style(self, _request: Request) -> Response:
         """The one style sheet."""
@@ -195,7 +201,10 @@ class Pages:
                 words,
                 "stream",
                 stream=stream,
-                events=[(record, words.cell(record.time), _facts(words, record)) for record in records[:limit]],
+                events=[
+                    (record, self._name_of(words, record.type), words.cell(record.time), self._facts(words, record))
+                    for record in records[:limit]
+                ],
                 next=f"?{urlencode({'after': records[limit - 1].version, 'limit': limit})}" if len(records) > limit else None,
             )
 
@@ -207,6 +216,40 @@ class Pages:
         code = request.path_params.get("code")
         types = [each for each in self._catalogue if code in {None, each.code}]
         return self._answer(request, words, "problems", 200 if types else 404, types=types, refusals=self._catalogue.refusals)
+
+    def _name_of(self, words: Words, event_type: str) -> str:
+        """What an event is called: its contract says so first in Chinese, and its type is English."""
+        name = event_type.partition(".")[2].replace("_", " ")
+        return words(self._said.get(event_type) or name, name)
+
+    def _facts(self, words: Words, record: Record) -> list[tuple[str, Cell]]:
+        """The fields of a payload that can name nobody; other texts are shown as dots, sealed ones as sealed."""
+        return [
+            (words(FIELDS_ZH.get(name, name), name.replace("_", " ").removesuffix(" id")), self._fact(words, name, value))
+            for name, value in from_json(record.payload).items()
+        ]
+
+    def _fact(self, words: Words, name: str, value: Any) -> Cell:
+        match value:
+            case str() if said := self._codes.get(name, {}).get(value):
+                return Cell(words(*said), value)
+            case str() if value.startswith(SEALED_PREFIX):
+                return Cell(words("已密封", "sealed"), style="none")
+            case str() if _INSTANT.fullmatch(value):
+                return words.cell(datetime.fromisoformat(value))
+            case str() if _CODE.fullmatch(value):
+                return Cell(value if len(value) <= 40 else f"{value[:8]}…", value, "id")
+            case str():
+                return Cell("…", style="none")
+            case dict():
+                parts = (self._fact(words, each, part).text for each, part in value.items())
+                return Cell(" ".join(part for part in parts if part != "…") or "…")
+            case [dict(), *_]:
+                return Cell("; ".join(self._fact(words, name, each).text for each in value))
+            case list():
+                return Cell(words(f"{len(value)} 项", f"{len(value)} items"))
+            case _:
+                return words.cell(value, minutes=name.endswith("minutes"))
 
     async def _page(self, query: Query, filters: Mapping[str, Any], cursor: Sequence[Any] | None, limit: int) -> Page:
         return await read(self._api.views, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={})
@@ -320,20 +363,3 @@ def _with_zone(text: str) -> str:
 
 def _text_style(text: str) -> str:
     return "words" if len(text) > SHORT_CHARACTERS else "short"
-
-
-def _facts(words: Words, record: Record) -> list[tuple[str, Cell]]:
-    """The fields of a payload that can name nobody; other texts are shown as dots, sealed ones as sealed."""
-    return [(name, _fact(words, value)) for name, value in from_json(record.payload).items()]
-
-
-def _fact(words: Words, value: Any) -> Cell:
-    if isinstance(value, str):
-        if value.startswith(SEALED_PREFIX):
-            return Cell(words("已密封", "sealed"), style="none")
-        return Cell(value if len(value) <= 40 else f"{value[:8]}…", value, "id") if _CODE.fullmatch(value) else Cell("…", style="none")
-    if isinstance(value, list):
-        return Cell(words(f"{len(value)} 项", f"{len(value)} items"))
-    if isinstance(value, dict):
-        return Cell("…", style="none")
-    return words.cell(value)

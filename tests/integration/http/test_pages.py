@@ -122,12 +122,23 @@ async def test_a_list_is_filtered_and_walked_on_the_page(visitor: Client) -> Non
 
 async def test_the_events_behind_a_figure_name_nobody(client: Client, store: TinyStore) -> None:
     await client.post(SEATS, json=seat(), headers=key())
-    payload = {"volunteer_id": str(ACTIVITY), "name": "sealed:a1:xyz", "note": "找赵大山", "minutes": 90, "skills": ["a"], "code": "guide"}
+    payload = {
+        "volunteer_id": str(ACTIVITY),
+        "name": "sealed:a1:xyz",
+        "note": "找赵大山",
+        "at": "2017-03-05T00:30:00Z",
+        "skills": ["a"],
+        "code": "guide",
+        "postings": [{"account": "timed", "minutes": 90, "note": "找赵大山"}, {"account": "over_cap", "minutes": 5}],
+    }
     store.records[0] = replace(store.records[0], payload=json.dumps(payload).encode())
     client.headers.pop("Authorization")
     page = (await client.get(f"/view/streams/activity-{ACTIVITY}/events")).text
     Outline(page)
     assert "registration.enrollment_accepted" in page
+    assert "已录用" in page
+    assert "系统计时 1 小时 30 分; 超出每日上限 0 小时 05 分" in page
+    assert "2017-03-05 08:30" in page
     assert "已密封" in page
     assert "guide" in page
     for secret in ("赵大山", "xyz", str(store.records[0].actor)):
