@@ -49,7 +49,13 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
             await asyncio.wait_for(consumer.start(), START_SECONDS_MAX)
             pause = 0.2
             while not stop.is_set():
-                for place, records in (await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)).items():
+                try:
+                    found = await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)
+                except UnicodeDecodeError as error:  # As in shell.passing_over; here the next word is seconds away.
+                    _log.warning("head_not_readable", exc_info=error)
+                    await consumer.seek_to_end()
+                    continue
+                for place, records in found.items():
                     await insist(lambda s=places[place], r=records: keep(setting.pool, s, r), stop, setting.metrics, "heads")  # type: ignore[misc]
         except StoppedError:
             return

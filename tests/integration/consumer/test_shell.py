@@ -92,6 +92,29 @@ async def test_null_and_foreign_headers_and_bodies_of_any_shape_lose_nothing(bas
     assert base.counted("gap") == 5
 
 
+async def test_a_record_that_the_client_library_cannot_even_read_is_passed_over(base: Base, kafka_server: LocalKafka, topic: str) -> None:
+    """Its header name is not UTF-8. It may come amid a fetch, first in one, and while the reader waits."""
+    log, servers = Log(), kafka_server.servers
+    await publish(servers, topic, log.count(*((f"k{n}", 100 + n) for n in range(7))))
+    await write_unreadable(servers, topic)
+    await publish(servers, topic, log.count(("a", 1)))
+    async with reading(base, servers, topic):
+        await until(lambda: is_at(base, 8))
+        await write_unreadable(servers, topic)
+        await write_unreadable(servers, topic)
+        await publish(servers, topic, log.count(("a", 2), ("a", 3)))
+        await until(lambda: is_at(base, 10))
+    assert [position for position, _, _ in await base.tallied()] == list(range(1, 11))
+    assert base.counted("gap") >= 3
+
+
+async def write_unreadable(servers: str, topic: str) -> None:
+    """By a process of its own: the C extension of the client library takes true strings only."""
+    program = (sys.executable, "-m", "tests.integration.relay.unreadable", servers, topic)
+    process = await asyncio.create_subprocess_exec(*program, env=os.environ | {"AIOKAFKA_NO_EXTENSIONS": "1"})
+    assert await asyncio.wait_for(process.wait(), WITHIN) == 0
+
+
 async def test_a_gap_is_reread_once_and_closed_by_the_run_that_is_published_again(base: Base, kafka_server: LocalKafka, topic: str) -> None:
     log = Log()
     messages = log.count(*((f"k{n}", 100 + n) for n in range(10)))

@@ -30,7 +30,7 @@ from shared.postgres import Connection, connect
 from tests.integration.consumer.conftest import Base
 from tests.integration.consumer.deciding import no_deadlines
 from tests.integration.consumer.log import Log, Message, create_topic, publish
-from tests.integration.consumer.test_shell import until
+from tests.integration.consumer.test_shell import until, write_unreadable
 from tests.integration.consumer.test_withdrawals import PERSON
 
 REAL = Codec(EVENTS, UPCASTERS)
@@ -159,9 +159,10 @@ async def test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how
         heartbeat = base.metrics.consumer_heartbeat_timestamp_seconds.labels("views", "registration")
         assert heartbeat._value.get() == 0
         caught_up = {**head, "head": 2, "time": said.replace(day=3).isoformat()}
-        await publish(servers, heads, [Message(0, [], json.dumps(caught_up).encode(), "registration")])
+        await write_unreadable(servers, heads)
 
         async def beats() -> bool:
+            await publish(servers, heads, [Message(0, [], json.dumps(caught_up).encode(), "registration")])
             await refresh(setting, system_clock)
             return bool(heartbeat._value.get() == said.replace(day=3).timestamp())
 
