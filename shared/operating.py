@@ -1,15 +1,25 @@
-"""The operator's commands of every service: states of the log and pauses of roles."""
+"""The operator's commands of every service: recovery, states of the log, pauses of roles."""
 
 import getpass
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
 import typer
 
 from shared import states
-from shared.postgres import Connection, connect
-from shared.settings import Settings
+from shared.application import Claims
+from shared.codec import Codec
+from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.kafka import LOST_ERRORS
+from shared.migrate import roles_of
+from shared.postgres import Connection, connect, open_pool
+from shared.privacy import PersonalKeys
+from shared.recover import RecoverError, Recovery, recover
+from shared.settings import Settings, read_key
 from shared.states import Because, StateError
+
+RECOVER_STATEMENT_SECONDS_MAX: Final = 120.0
 
 Run = Callable[[Callable[[Settings], Coroutine[Any, Any, None]]], None]
 """Runs one command with the settings that were read for it."""
@@ -18,8 +28,27 @@ Reason = Annotated[str, typer.Option(help="Why; kept with the change.")]
 By = Annotated[str, typer.Option(help="Who changes it; kept with the change.", default_factory=getpass.getuser)]
 
 
-def add_commands(app: typer.Typer, service: str, run: Run) -> None:
+@dataclass(frozen=True, slots=True)
+class Operated:
+    """What these commands need of a service."""
+
+    name: str
+    claims: Claims
+
+
+def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     """Adds them to the command line of a service."""
+    service = operated.name
+
+    @app.command(name="recover")
+    def recover_(
+        reason: Reason,
+        by: By,
+        accept_loss: Annotated[bool, typer.Option(help="Open although Kafka has lost a tail others may have read.")] = False,
+    ) -> None:
+        """Bring a log that was restored from an older copy up to what Kafka holds of it, and open it. Stop its processes first."""
+        run(lambda settings: _recover(operated, settings, Because(by, reason), accept_loss=accept_loss))
+
     log = typer.Typer(no_args_is_help=True, help="The state of the log.")
     app.add_typer(log, name="log")
 
@@ -50,6 +79,39 @@ def add_commands(app: typer.Typer, service: str, run: Run) -> None:
     def resume(name: str, reason: Reason, by: By) -> None:
         """Let the workers take a role again."""
         run(lambda settings: _changing(service, settings, lambda c: states.resume_role(c, name, Because(by, reason))))
+
+
+async def _recover(operated: Operated, settings: Settings, because: Because, *, accept_loss: bool) -> None:
+    dsn, key = settings.postgres_dsn.get_secret_value(), read_key(settings.key_file)
+    connection = await connect(dsn, f"{operated.name} recover", statement_seconds=RECOVER_STATEMENT_SECONDS_MAX)
+    try:
+        async with open_pool(dsn, f"{operated.name} recover", 1, role=(await roles_of(connection)).app) as pool:
+            recovery = Recovery(
+                connection=connection,
+                service=operated.name,
+                servers=settings.kafka_servers,
+                prefix=settings.topic_prefix,
+                codec=Codec(EVENTS, UPCASTERS),
+                keys=PersonalKeys(pool, key),
+                claims=operated.claims,
+                because=because,
+                say=typer.echo,
+                accept_loss=accept_loss,
+            )
+            done = await recover(recovery)
+    except (RecoverError, StateError) as error:
+        typer.echo(f"the log stays closed: {error}", err=True)
+        raise typer.Exit(1) from None
+    except LOST_ERRORS as error:
+        typer.echo(f"the log stays closed: Kafka or the database did not answer ({type(error).__name__}); run again", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        await connection.close(timeout=5)
+    typer.echo(f"open at position {done.head}: the copy held {done.restored_head}, {done.head - done.restored_head} came back from Kafka")
+    if done.lost:
+        typer.echo(f"lost: {done.lost} events after position {done.head} were acknowledged and had not reached Kafka")
+    for person in done.without_keys:
+        typer.echo(f"key lost, sealed fields read null, claims not rebuilt: {person}")
 
 
 async def _with_owner(name: str, settings: Settings, work: Callable[[Connection], Awaitable[None]]) -> None:

@@ -43,7 +43,7 @@ from shared.metrics import Metrics
 from shared.migrate import MigrationSet, Roles, migrate, roles_of
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
-from shared.relay import Relay
+from shared.relay import TRANSIENT, Relay
 from shared.settings import Settings, SettingsError, read_key, read_settings
 from shared.worker import WorkerRole, stand_for
 
@@ -52,6 +52,7 @@ L = TypeVar("L")
 STORE_CONNECTIONS_MAX: Final = 6
 READ_CONNECTIONS_MAX: Final = 6
 WORKER_CONNECTIONS_MAX: Final = 8
+COMPARE_SECONDS_MAX: Final = 10.0
 BACKING_WITHIN_SECONDS: Final = 60.0
 """How long `migrate` waits for a database and a broker that are just starting."""
 GAUGES_SECONDS: Final = 2.0
@@ -161,7 +162,7 @@ def main(service: Service[Any]) -> None:
         """Apply a key's parked events in order; the first that fails again keeps the rest parked."""
         run(lambda settings: _retry(service, settings, key))
 
-    operating.add_commands(app, service.name, run)
+    operating.add_commands(app, operating.Operated(service.name, service.claims), run)
     app()
 
 
@@ -178,6 +179,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
     ):
         engine = await _engine(service, pool, key, metrics)
         waits = Waits(engine.store, pool, service.reactions)
+        await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
         api = Api(
             service=service.name,
             title_zh=service.title_zh,
@@ -222,6 +224,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
         engine = await _engine(service, pool, key, metrics)
         setting = _setting(service, engine, settings, pool, metrics)
         relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics)
+        await _compare_with_kafka(relay)
         work = (
             WorkerRole("relay", relay.run),
             WorkerRole("views", lambda enough: run_views(setting, enough)),
@@ -283,6 +286,15 @@ async def _engine(service: Service[L], pool: Pool, key: bytes, metrics: Metrics)
     clock = log_clock(pool)
     commands = Commands(store, codec, keys, look_ups, service.claims, clock, metrics)
     return _Engine(store, codec, keys, look_ups, clock, commands)
+
+
+async def _compare_with_kafka(relay: Relay) -> None:
+    """Before this process appends anything: a log that Kafka is ahead of is closed. With Kafka away, the relay compares later."""
+    try:
+        async with asyncio.timeout(COMPARE_SECONDS_MAX):
+            await relay.compare()
+    except TRANSIENT as error:
+        _log.warning("not_compared_with_kafka", error=type(error).__qualname__)
 
 
 async def _run_all(service: Service[Any], settings: Settings, stop: asyncio.Event) -> None:

@@ -54,6 +54,7 @@ class PersonalKeys:
         self._wrapped_by = sha256(b"leifeng key-encryption key" + key_encryption_key).hexdigest()[:16]
         self._index_key = hmac.digest(key_encryption_key, b"leifeng blind index", sha256)
         self._known: dict[UUID, tuple[float, AESGCM | None]] = {}
+        self._follows_lost: set[UUID] = set()
 
     async def ensure(self, subjects: Iterable[UUID]) -> None:
         """Makes the keys that are missing and loads all; they are committed before this returns. Raises PersonErasedError."""
@@ -83,6 +84,7 @@ class PersonalKeys:
         for row in rows:
             key = None if row["wrapped"] is None else AESGCM(self._unwrapped(row["subject"], row["wrapped"]))
             self._known[row["subject"]] = (now + CACHED_SECONDS_MAX, key)
+            (self._follows_lost.add if row["follows_lost"] else self._follows_lost.discard)(row["subject"])
         found = {row["subject"] for row in rows}
         return [each for each in wanted if each not in found]
 
@@ -96,7 +98,7 @@ class PersonalKeys:
         return _PREFIX + urlsafe_b64encode(sealed).decode().rstrip("=")
 
     def unseal(self, subject: UUID, place: str, sealed: str) -> str | None:
-        """Opens one text; None when there is no key (another service's person, or one who was erased).
+        """Opens one text; None when there is no key (another service's person, or one who was erased), or when it went with a lost one.
 
         Raises ValueError for a text that its key does not open: it was changed, or moved from another place.
         """
@@ -110,7 +112,20 @@ class PersonalKeys:
         try:
             return known[1].decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], place.encode()).decode()
         except InvalidTag:
+            if subject in self._follows_lost:
+                return None
             raise ValueError("sealed text does not open") from None
+
+    async def replace_lost(self, subjects: Iterable[UUID], connection: Connection) -> None:
+        """Gives persons whose key was lost with a younger database another one, within the caller's transaction; see `follows_lost`.
+
+        A person who has a key meanwhile keeps it, and a destroyed one stays destroyed.
+        """
+        wanted = sorted(set(subjects))
+        wrapped = [self._wrapped(subject, os.urandom(KEY_BYTES)) for subject in wanted]
+        await connection.execute(_REPLACE_LOST, wanted, wrapped, self._wrapped_by)
+        for subject in wanted:
+            self._known.pop(subject, None)
 
     def blind(self, scope: str, text: str) -> str:
         """The keyed blind index of a personal value: equal texts give equal indexes, and nobody without the key can try them out."""
@@ -132,11 +147,16 @@ class PersonalKeys:
             raise KeyEncryptionError("a person's key does not open: is this the right key file?") from None
 
 
-_SELECT_KEYS: Final = "SELECT subject, wrapped FROM keys.person WHERE subject = ANY($1::uuid[])"
+_SELECT_KEYS: Final = "SELECT subject, wrapped, follows_lost FROM keys.person WHERE subject = ANY($1::uuid[])"
 _INSERT_KEYS: Final = """
     INSERT INTO keys.person (subject, wrapped, wrapped_by)
     SELECT subject, wrapped, $3 FROM unnest($1::uuid[], $2::bytea[]) AS fresh (subject, wrapped)
     ON CONFLICT (subject) DO NOTHING
+"""
+_REPLACE_LOST: Final = """
+    INSERT INTO keys.person (subject, wrapped, wrapped_by, follows_lost)
+    SELECT subject, wrapped, $3, true FROM unnest($1::uuid[], $2::bytea[]) AS fresh (subject, wrapped)
+    ON CONFLICT (subject) DO UPDATE SET follows_lost = true WHERE keys.person.wrapped IS NOT NULL
 """
 _DESTROY_KEY: Final = """
     INSERT INTO keys.person (subject, wrapped, wrapped_by, destroyed_at) VALUES ($1, NULL, $2, clock_timestamp())

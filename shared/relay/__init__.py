@@ -4,6 +4,6 @@ Only a page whose seal is committed is published; the seal's unique `previous` k
 that wakes up late repeats at most the page it held, which readers drop. Where to go on is read from the topic, never remembered.
 """
 
-from shared.relay.shell import FencedError, ForeignTopicError, Relay
+from shared.relay.shell import TRANSIENT, FencedError, ForeignTopicError, Relay
 
-__all__ = ["FencedError", "ForeignTopicError", "Relay"]
+__all__ = ["TRANSIENT", "FencedError", "ForeignTopicError", "Relay"]

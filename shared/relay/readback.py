@@ -93,7 +93,7 @@ async def read(consumer: AIOKafkaConsumer, topic: str, end: int) -> list[Found]:
             count = 1
             continue
         if partition in fetched:
-            return [Found(record.offset, record.headers, record.value) for record in fetched[partition]]
+            return [Found(each.offset, each.headers, each.value, each.key, each.timestamp) for each in fetched[partition]]
         if monotonic() > give_up_at:
             raise TimeoutError
     return []

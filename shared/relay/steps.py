@@ -33,11 +33,13 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A record as it lies in the topic. Nothing in it is trusted."""
+    """A record as it lies in the topic. Nothing in it is trusted. `time_ms` is since 1970, when it was published."""
 
     offset: int
     headers: Sequence[tuple[str, bytes | None]]
     value: bytes | None
+    key: bytes | None = None
+    time_ms: int = 0
 
 
 class Verdict(Enum):
