@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal, Protocol
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from services.hours.domain import account, attendance, policy
 from services.hours.domain.account import Account, Approver
@@ -46,6 +46,13 @@ class LookUps(Protocol):
         """The policy version in force on `day`."""
 
 
+Instant = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
+    AfterValidator(lambda instant: instant.astimezone(UTC)),
+]
+"""An instant with its offset; kept in UTC, so that equal instants have equal bytes."""
+
 ServedOn = Annotated[date, Field(ge=date(2000, 1, 1), le=date(2199, 12, 31))]
 """The civil day of an entry, in Asia/Shanghai. Its year names the account."""
 
@@ -67,7 +74,7 @@ class MissCheckOut(BaseModel):
     """未签退: which pair, and when it was due."""
 
     pair: int
-    due_at: AwareDatetime
+    due_at: Instant
 
 
 class ProposeServiceTime(BaseModel):
@@ -76,12 +83,12 @@ class ProposeServiceTime(BaseModel):
     activity_id: UUID
     unit_code: str
     served_on: date
-    starts_at: AwareDatetime
-    ends_at: AwareDatetime
+    starts_at: Instant
+    ends_at: Instant
     recorder_id: UUID
     checked_in_by: UUID
-    not_before: AwareDatetime
-    not_after: AwareDatetime
+    not_before: Instant
+    not_after: Instant
 
 
 class ConfirmServiceTime(BaseModel):
@@ -94,8 +101,8 @@ class CorrectServiceTime(BaseModel):
     """更正: what was really served, on the same day. `requester_id` is who found the error, and is not who approves."""
 
     served_on: ServedOn
-    starts_at: AwareDatetime
-    ends_at: AwareDatetime
+    starts_at: Instant
+    ends_at: Instant
     reason: CorrectionReason
     requester_id: UUID
 
