@@ -2,17 +2,20 @@
 
 import asyncio
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Final
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 FINISH_SECONDS_MAX: Final = 20
 KEEP_ALIVE_SECONDS: Final = 30
 HEADERS_BYTES_MAX: Final = 32 * 1024
 BACKLOG: Final = 512
+LINGER_SECONDS: Final = 1.0
+"""How long, once the door is closed, a connection that is open may still bring a request; it is told that this is the last one."""
 CONNECTIONS_MAX: Final = 1000
 """Connections of one process; the next one is told 503 at once."""
 
@@ -24,6 +27,51 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes in who already stands at the door, closes it, and hears out who is inside.
+
+        uvicorn alone would reset the former, and hang up on the latter between two requests.
+        """
+        last = [each for one in sockets or () for each in _waiting(one)]
+        for server in self.servers:
+            server.close()
+        loop = asyncio.get_running_loop()
+        for each in last:
+            await loop.connect_accepted_socket(self._protocol, each)
+        end = monotonic() + LINGER_SECONDS
+        while self.server_state.connections and monotonic() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # uvicorn tells of no end of a connection.
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+def _waiting(listening: socket.socket) -> Iterator[socket.socket]:
+    """The connections that the kernel has made and nobody has taken yet; closing the door would reset them."""
+    try:
+        while True:
+            yield listening.accept()[0]
+    except OSError:  # Nobody waits any more.
+        return
+
+
+def _saying_goodbye(app: ASGIApp, stop: asyncio.Event) -> ASGIApp:
+    """`app`, whose answers after `stop` end their connections: a client then knows not to send another request on it."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_last(message: Message) -> None:
+            if message["type"] == "http.response.start" and stop.is_set():
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await app(scope, receive, send_last if scope["type"] == "http" else send)
+
+    return answer
+
 
 async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, pause_seconds: float = 0.0) -> None:
     """Serves until `stop` is set, then waits `pause_seconds` (for endpoints that still send requests here), finishes what runs, returns.
@@ -32,7 +80,7 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
     """
     listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG)
     config = uvicorn.Config(
-        app,
+        _saying_goodbye(app, stop),
         log_config=None,
         access_log=False,
         server_header=False,
