@@ -138,6 +138,7 @@ class Supervisor:
                 postgres.ensure_role(database_of(service), self._keys.database_password(service))
                 postgres.ensure_database(database_of(service), database_of(service))
             kafka.wait_until_up()
+            self._backing = [_Kept("postgres", self._start_postgres, self._start_postgres()), _Kept("kafka", kafka.launch, kafka.launch())]
 
     def migrate(self) -> None:
         """Bring every service's database to its newest schema and make its topics, all services at once. Raises Trouble."""
@@ -203,13 +204,13 @@ class Supervisor:
 
     def keep_up(self) -> None:
         """Start again what dies, for ever; a process that dies again and again is waited for longer and longer."""
-        if self._kafka is not None and self._postgres is not None:
-            self._backing.append(_Kept("postgres", self._start_postgres, self._start_postgres()))
-            self._backing.append(_Kept("kafka", self._kafka.launch, self._kafka.launch()))
         while True:
-            for kept in (*self._backing, *self._kept.values()):
-                self._look_after(kept)
+            self._look_after_all()
             time.sleep(_LOOK_EVERY_S)
+
+    def _look_after_all(self) -> None:
+        for kept in (*self._backing, *self._kept.values()):
+            self._look_after(kept)
 
     def _look_after(self, kept: _Kept) -> None:
         now = time.monotonic()
@@ -250,6 +251,7 @@ class Supervisor:
     def _wait_for_end(self, child: Child, within: float, doing: str) -> None:
         end = time.monotonic() + within
         while child.running() and time.monotonic() < end:
+            self._look_after_all()
             self._console.tick(f"{doing}: {_last_line(child.log)}")
             time.sleep(0.05)
         if child.running():
