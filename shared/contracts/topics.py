@@ -102,7 +102,7 @@ SUBSCRIPTIONS: Final[tuple[Subscription, ...]] = (
     Subscription("registration.inbox", "registration", _types(*registration.EVENTS)),
     Subscription("registration.withdrawals", "registration", _WITHDRAWALS),
     Subscription("hours.views", "hours", _types(*hours.EVENTS)),
-    Subscription("hours.views", "registration", _types(registration.UnitRegistered)),
+    Subscription("hours.views", "registration", _types(registration.UnitRegistered, registration.ActivityPublished)),
     Subscription("hours.inbox", "hours", _types(*hours.EVENTS)),
     Subscription(
         "hours.inbox",

@@ -314,7 +314,7 @@ def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
         "rows": [
             {
                 "cells": [
-                    (words(column.zh, column.en), _linked(query, column, words.field(column, row[column.name]))) for column in columns
+                    (words(column.zh, column.en), _linked(query, column, row, words.field(column, row[column.name]))) for column in columns
                 ],
                 "details": f"/view/{details_of(query, row)}" if query.details else None,
                 "parked": query.key is not None and str(row[query.key]) in page.parked,
@@ -326,11 +326,12 @@ def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
     }
 
 
-def _linked(query: Query, column: Column, cell: Cell) -> Cell:
-    """An id by which the list can be filtered leads to its rows."""
-    name = column.name.removesuffix("_id")
-    known = column.kind == "uuid" and cell.full and any(each.name == name for each in query.filters)
-    return replace(cell, link=f"/view{query.path}?{urlencode({name: cell.full})}") if known else cell
+def _linked(query: Query, column: Column, row: Mapping[str, Any], cell: Cell) -> Cell:
+    """What the list can be filtered by leads to its rows."""
+    value = row[column.of or column.name]
+    name = (column.of or column.name).removesuffix("_id")
+    known = isinstance(value, UUID) and any(each.name == name for each in query.filters)
+    return replace(cell, link=f"/view{query.path}?{urlencode({name: value})}") if known else cell
 
 
 def _asked(words: Words, query: Query, each: Filter, value: Any, choices: Sequence[tuple[str, str, str]]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Column:
 
     On the page `minutes=True` shows hours, `plain=True` a number that counts nothing (a year, a position), and `words` what each code of a
     closed list is called, in Chinese and English; `hidden=True` leaves the column to programs, and a text in one `language` stands only
-    on pages in it.
+    on pages in it. A name is the name `of` what another column identifies.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Column:
     hidden: bool = False
     words: Mapping[str, tuple[str, str]] | None = None
     language: Literal["zh", "en"] | None = None
+    of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +223,16 @@ async def read_choices(views: Views, query: Query) -> Mapping[str, Sequence[tupl
     asked = {each.name: each.choices for each in query.filters if each.choices is not None}
     if not asked:
         return {}
-    try:
-        async with views.pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction(readonly=True):
-            await connection.execute(SET_READER, str(STATEMENT_MILLISECONDS_MAX), PUBLIC_READER, "", "", views.reader_role)
-            return {name: [(code, zh, en) for code, zh, en in await connection.fetch(sql)] for name, sql in asked.items()}
-    except asyncpg.exceptions.InvalidCachedStatementError as error:
-        raise StoreUnavailableError("views changed") from error
+    attempts = 2
+    while True:
+        attempts -= 1
+        try:
+            async with views.pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction(readonly=True):
+                await connection.execute(SET_READER, str(STATEMENT_MILLISECONDS_MAX), PUBLIC_READER, "", "", views.reader_role)
+                return {name: [(code, zh, en) for code, zh, en in await connection.fetch(sql)] for name, sql in asked.items()}
+        except asyncpg.exceptions.InvalidCachedStatementError as error:
+            if attempts == 0:
+                raise StoreUnavailableError("views kept changing") from error
 
 
 def read_filters(query: Query, given: Mapping[str, str]) -> dict[str, Any]:

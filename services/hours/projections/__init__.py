@@ -3,11 +3,18 @@
 from pathlib import Path
 from typing import Final
 
-from services.hours.projections import attendances, entries, ledger, policies, units
+from services.hours.projections import activities, attendances, entries, ledger, policies, units
 from shared.consumer.values import Projection
 from shared.http.query import Query
 
-PROJECTIONS: Final[tuple[Projection, ...]] = (entries.ENTRIES, ledger.LEDGER, attendances.ATTENDANCES, policies.POLICIES, units.UNITS)
+PROJECTIONS: Final[tuple[Projection, ...]] = (
+    entries.ENTRIES,
+    ledger.LEDGER,
+    attendances.ATTENDANCES,
+    policies.POLICIES,
+    units.UNITS,
+    activities.ACTIVITIES,
+)
 
 QUERIES: Final[tuple[Query, ...]] = (
     ledger.BALANCES,

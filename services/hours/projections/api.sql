@@ -33,9 +33,11 @@ COMMENT ON COLUMN api.balances.account_minutes IS '该人该年在各单位计�
 
 CREATE VIEW api.confirm_queue AS
 SELECT entry.unit_code, coalesce(unit.name, entry.unit_code) AS unit_name, entry.proposed_at, entry.served_on, entry.volunteer_id,
-       entry.activity_id, entry.starts_at, entry.ends_at, entry.minutes, entry.minutes = 0 AS check_out_missed, entry.recorder_id,
-       entry.entry_id, entry.account_id
-FROM entries AS entry LEFT JOIN units AS unit ON unit.code = entry.unit_code WHERE entry.state = 'pending';
+       coalesce(activity.title, '…' || right(entry.activity_id::text, 8)) AS activity_title, entry.activity_id,
+       entry.starts_at, entry.ends_at, entry.minutes, entry.minutes = 0 AS check_out_missed, entry.recorder_id, entry.entry_id,
+       entry.account_id
+FROM entries AS entry LEFT JOIN units AS unit ON unit.code = entry.unit_code LEFT JOIN activities AS activity USING (activity_id)
+WHERE entry.state = 'pending';
 
 COMMENT ON VIEW api.confirm_queue IS '待认定: 等待非记录人、非本人者认定的时长 / Confirm queue: entries that wait for somebody who is neither recorder nor subject';
 COMMENT ON COLUMN api.confirm_queue.unit_code IS '举办活动的单位 / The unit whose activity it was';
@@ -43,6 +45,7 @@ COMMENT ON COLUMN api.confirm_queue.unit_name IS '该单位的名称 / Name of t
 COMMENT ON COLUMN api.confirm_queue.proposed_at IS '提请时间 / Since when it waits';
 COMMENT ON COLUMN api.confirm_queue.served_on IS '服务日期 (北京时间) / The civil day served, Asia/Shanghai';
 COMMENT ON COLUMN api.confirm_queue.volunteer_id IS '志愿者编码 / The volunteer''s id';
+COMMENT ON COLUMN api.confirm_queue.activity_title IS '活动名称 / Title of the activity';
 COMMENT ON COLUMN api.confirm_queue.activity_id IS '活动 / The activity';
 COMMENT ON COLUMN api.confirm_queue.starts_at IS '计时开始 / Where the minutes begin';
 COMMENT ON COLUMN api.confirm_queue.ends_at IS '计时结束 / Where they end';
@@ -54,9 +57,10 @@ COMMENT ON COLUMN api.confirm_queue.account_id IS '账户, 即日志中的流 / 
 
 CREATE VIEW api.entries AS
 SELECT entry.entry_id, entry.account_id, entry.volunteer_id, entry.unit_code, coalesce(unit.name, entry.unit_code) AS unit_name,
-       entry.activity_id, entry.hour_class, entry.served_on, entry.starts_at, entry.ends_at, entry.minutes, entry.state,
-       entry.credited_minutes, entry.over_cap_minutes, entry.recorder_id, entry.proposed_at
-FROM entries AS entry LEFT JOIN units AS unit ON unit.code = entry.unit_code;
+       coalesce(activity.title, '…' || right(entry.activity_id::text, 8)) AS activity_title, entry.activity_id,
+       entry.hour_class, entry.served_on, entry.starts_at, entry.ends_at, entry.minutes, entry.state, entry.credited_minutes, entry.over_cap_minutes,
+       entry.recorder_id, entry.proposed_at
+FROM entries AS entry LEFT JOIN units AS unit ON unit.code = entry.unit_code LEFT JOIN activities AS activity USING (activity_id);
 
 COMMENT ON VIEW api.entries IS '时长条目: 每条现状 / Entries: each as it stands now';
 COMMENT ON COLUMN api.entries.entry_id IS '时长条目 / The entry';
@@ -64,6 +68,7 @@ COMMENT ON COLUMN api.entries.account_id IS '账户, 即日志中的流 / The ac
 COMMENT ON COLUMN api.entries.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.entries.unit_code IS '举办活动的单位 / The unit whose activity it was';
 COMMENT ON COLUMN api.entries.unit_name IS '该单位的名称 / Name of that unit';
+COMMENT ON COLUMN api.entries.activity_title IS '活动名称 / Title of the activity';
 COMMENT ON COLUMN api.entries.activity_id IS '活动 / The activity';
 COMMENT ON COLUMN api.entries.hour_class IS '时长类别: timed 系统计时, backEntered 补录, transferred 转入 / Hour class';
 COMMENT ON COLUMN api.entries.served_on IS '服务日期 (北京时间) / The civil day served, Asia/Shanghai';
@@ -78,11 +83,12 @@ COMMENT ON COLUMN api.entries.proposed_at IS '提请时间 / When it was propose
 
 CREATE VIEW api.history AS
 SELECT said.position, said.changed_at, said.change, said.volunteer_id, said.unit_code, coalesce(unit.name, said.unit_code) AS unit_name,
-       said.activity_id, said.entry_id, said.account_id, said.served_on,
+       coalesce(activity.title, '…' || right(said.activity_id::text, 8)) AS activity_title, said.activity_id,
+       said.entry_id, said.account_id, said.served_on,
        said.old_starts_at, said.old_ends_at, said.old_credited_minutes, said.old_over_cap_minutes,
        said.starts_at, said.ends_at, said.credited_minutes, said.over_cap_minutes,
        said.policy_version, said.reason_code, said.requester_id, said.approver_id
-FROM entry_changes AS said LEFT JOIN units AS unit ON unit.code = said.unit_code;
+FROM entry_changes AS said LEFT JOIN units AS unit ON unit.code = said.unit_code LEFT JOIN activities AS activity USING (activity_id);
 
 COMMENT ON VIEW api.history IS '时长变动记录: 提请、认定、更正、冲销, 新旧并列 / History: every proposal, confirmation, correction and reversal, old beside new';
 COMMENT ON COLUMN api.history.position IS '在本日志中的位置 / Position in this service''s log';
@@ -91,6 +97,7 @@ COMMENT ON COLUMN api.history.change IS '变动: proposed 提请, confirmed 认�
 COMMENT ON COLUMN api.history.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.history.unit_code IS '举办活动的单位 / The unit whose activity it was';
 COMMENT ON COLUMN api.history.unit_name IS '该单位的名称 / Name of that unit';
+COMMENT ON COLUMN api.history.activity_title IS '活动名称 / Title of the activity';
 COMMENT ON COLUMN api.history.activity_id IS '活动 / The activity';
 COMMENT ON COLUMN api.history.entry_id IS '时长条目 / The entry';
 COMMENT ON COLUMN api.history.account_id IS '账户, 即日志中的流 / The account, a stream of the log';
@@ -156,13 +163,15 @@ COMMENT ON COLUMN api.ledger_sum.over_cap_minutes IS '超限的分钟数合计 /
 COMMENT ON COLUMN api.ledger_sum.imbalance_minutes IS '不平的分钟数, 必须为 0 / Minutes by which the postings fail to sum to zero, or differ from balances and entries: must be 0';
 
 CREATE VIEW api.attendances AS
-SELECT pair.attendance_id, pair.pair, pair.activity_id, pair.volunteer_id, pair.unit_code, coalesce(unit.name, pair.unit_code) AS unit_name,
+SELECT pair.attendance_id, pair.pair, coalesce(activity.title, '…' || right(pair.activity_id::text, 8)) AS activity_title, pair.activity_id,
+       pair.volunteer_id, pair.unit_code, coalesce(unit.name, pair.unit_code) AS unit_name,
        pair.state, pair.checked_in_at, pair.counts_from, pair.checked_out_at, pair.check_out_by, pair.checked_in_by, pair.checked_out_by
-FROM attendances AS pair LEFT JOIN units AS unit ON unit.code = pair.unit_code;
+FROM attendances AS pair LEFT JOIN units AS unit ON unit.code = pair.unit_code LEFT JOIN activities AS activity USING (activity_id);
 
 COMMENT ON VIEW api.attendances IS '签到记录: 谁何时在何处 / Attendances: who was where, and when';
 COMMENT ON COLUMN api.attendances.attendance_id IS '签到记录, 即日志中的流 / The attendance, a stream of the log';
 COMMENT ON COLUMN api.attendances.pair IS '第几次签到 / Which pair, from 1';
+COMMENT ON COLUMN api.attendances.activity_title IS '活动名称 / Title of the activity';
 COMMENT ON COLUMN api.attendances.activity_id IS '活动 / The activity';
 COMMENT ON COLUMN api.attendances.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.attendances.unit_code IS '举办活动的单位 / The unit whose activity it was';

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, LiteralString
 
-from services.hours.projections import units
+from services.hours.projections import activities, units
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import CheckedIn, CheckedOut, CheckOutMissed
@@ -80,8 +80,8 @@ QUERY: Final = Query(
     name="attendances",
     path="/attendances",
     sql="""
-        SELECT checked_in_at, counts_from, checked_out_at, state, volunteer_id, activity_id, unit_name, unit_code, pair, check_out_by,
-               checked_in_by, checked_out_by, attendance_id
+        SELECT checked_in_at, counts_from, checked_out_at, state, volunteer_id, activity_title, activity_id, unit_name, unit_code, pair,
+               check_out_by, checked_in_by, checked_out_by, attendance_id
         FROM api.attendances
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR activity_id = $2) AND ($3::uuid IS NULL OR volunteer_id = $3)
           AND ($4::text IS NULL OR state = $4)
@@ -94,7 +94,7 @@ QUERY: Final = Query(
         Column("checked_out_at", "instant", "签退", "Checked out", nullable=True),
         Column("state", "text", "状态", "State", words=STATES),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("activity_id", "uuid", "活动", "Activity"),
+        *activities.COLUMNS,
         *units.COLUMNS,
         Column("pair", "integer", "第几次", "Pair", plain=True),
         Column("check_out_by", "instant", "签退期限", "Check out by", hidden=True),

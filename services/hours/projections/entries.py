@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
-from services.hours.projections import units
+from services.hours.projections import activities, units
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeProposed, ServiceTimeReversed
@@ -195,8 +195,8 @@ HISTORY: Final = Query(
     name="history",
     path="/history",
     sql="""
-        SELECT position, changed_at, change, volunteer_id, unit_name, unit_code, activity_id, entry_id, account_id, served_on,
-               old_starts_at, old_ends_at, old_credited_minutes, old_over_cap_minutes,
+        SELECT position, changed_at, change, volunteer_id, unit_name, unit_code, activity_title, activity_id, entry_id, account_id,
+               served_on, old_starts_at, old_ends_at, old_credited_minutes, old_over_cap_minutes,
                starts_at, ends_at, credited_minutes, over_cap_minutes, policy_version, reason_code, requester_id, approver_id
         FROM api.history
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::uuid IS NULL OR entry_id = $3)
@@ -208,6 +208,7 @@ HISTORY: Final = Query(
         Column("change", "text", "变动", "Change", words=CHANGES),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
         *units.COLUMNS,
+        *activities.COLUMNS,
         Column("served_on", "date", "服务日期", "Day served"),
         Column("old_starts_at", "instant", "原开始", "Began, before", nullable=True, hidden=True),
         Column("old_ends_at", "instant", "原结束", "Ended, before", nullable=True, hidden=True),
@@ -221,7 +222,6 @@ HISTORY: Final = Query(
         Column("requester_id", "uuid", "提出人", "Asked by", nullable=True, hidden=True),
         Column("approver_id", "uuid", "审核人", "Approved by", nullable=True, hidden=True),
         Column("policy_version", "text", "规则版本", "Policy version", nullable=True, hidden=True),
-        Column("activity_id", "uuid", "活动", "Activity", hidden=True),
         Column("entry_id", "uuid", "时长条目", "Entry", hidden=True),
         Column("account_id", "uuid", "账户", "Account", hidden=True),
         Column("position", "integer", "日志位置", "Position", hidden=True),
@@ -240,8 +240,8 @@ CONFIRM_QUEUE: Final = Query(
     name="confirm_queue",
     path="/confirm-queue",
     sql="""
-        SELECT unit_name, unit_code, proposed_at, served_on, volunteer_id, activity_id, starts_at, ends_at, minutes, check_out_missed,
-               recorder_id, entry_id, account_id
+        SELECT unit_name, unit_code, proposed_at, served_on, volunteer_id, activity_title, activity_id, starts_at, ends_at, minutes,
+               check_out_missed, recorder_id, entry_id, account_id
         FROM api.confirm_queue
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::uuid IS NULL OR activity_id = $3)
           AND ($4::timestamptz IS NULL OR (proposed_at, entry_id) > ($4, $5::uuid))
@@ -252,7 +252,7 @@ CONFIRM_QUEUE: Final = Query(
         *units.COLUMNS,
         Column("served_on", "date", "服务日期", "Day served", hidden=True),
         Column("volunteer_id", "uuid", "志愿者", "Volunteer"),
-        Column("activity_id", "uuid", "活动", "Activity"),
+        *activities.COLUMNS,
         Column("starts_at", "instant", "开始", "Began"),
         Column("ends_at", "instant", "结束", "Ended"),
         Column("minutes", "integer", "时长", "Hours", minutes=True),

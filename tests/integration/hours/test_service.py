@@ -14,7 +14,7 @@ from services.hours import inbox
 from services.hours.application import CorrectionReason, ReversalReason
 from services.hours.domain.account import account_id, entry_id
 from services.hours.domain.attendance import Activity, attendance_id
-from services.hours.projections import QUERIES, attendances, entries, ledger, policies, units
+from services.hours.projections import QUERIES, activities, attendances, entries, ledger, policies, units
 from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import Fact
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
@@ -375,6 +375,21 @@ async def test_a_list_shows_what_a_unit_is_called_and_its_code_until_that_is_kno
         async with hours.pool.acquire() as connection:
             await units.fold(connection, [Fact(record, unit)])
     assert await names() == {(UNIT, "节约用水办公室")}
+
+
+async def test_a_list_shows_what_an_activity_is_called_and_its_id_until_that_is_known(hours: Hours) -> None:
+    await begin(hours)
+    await serve(hours, PATH, at(9), at(12))
+
+    async def titles() -> set[str]:
+        lists = (entries.CONFIRM_QUEUE, entries.HISTORY, attendances.QUERY)
+        return {row["activity_title"] for query in lists for row in await hours.rows(query)}
+
+    assert await titles() == {f"…{str(ACTIVITY)[-8:]}"}
+    record = (await hours.facts_from_the_start())[0].record
+    async with hours.pool.acquire() as connection:
+        await activities.fold(connection, [Fact(record, published(ACTIVITY, SLOT))])
+    assert await titles() == {"河道清洁"}
 
 
 async def test_the_codes_of_every_list_have_words(hours: Hours) -> None:

@@ -1,0 +1,4 @@
+CREATE TABLE activities (
+    activity_id uuid PRIMARY KEY,
+    title text NOT NULL
+);
