@@ -3,12 +3,13 @@
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 from joserfc import jwt
@@ -61,9 +62,20 @@ async def documents(stage: Stage) -> dict[int, Documents]:
     return found
 
 
-async def heads(stack: Stack) -> dict[str, int]:
-    """How many events each log holds."""
-    return {service: (await stack.sql(service, "SELECT count(*) AS n FROM es.event"))[0]["n"] for service in SERVICES}
+Heads = Callable[[], Awaitable[dict[str, int]]]
+
+
+@pytest.fixture(scope="module")
+async def heads(stack: Stack) -> AsyncIterator[Heads]:
+    """How many events each log holds, each time it is asked."""
+    connections = {service: await asyncpg.connect(stack.dsn(service, "admin"), timeout=5) for service in SERVICES}
+
+    async def count() -> dict[str, int]:
+        return {service: await connections[service].fetchval("SELECT count(*) FROM es.event") for service in SERVICES}
+
+    yield count
+    for connection in connections.values():
+        await connection.close(timeout=5)
 
 
 # --- What is wrong before anybody knows what is asked -------------------------------------------------------------------------------
@@ -96,12 +108,14 @@ BODIES: Final[Mapping[str, tuple[bytes, str]]] = {
 
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(("body", "code"), BODIES.values(), ids=BODIES)
-async def test_a_body_that_is_wrong(stage: Stage, documents: dict[int, Documents], service: str, body: bytes, code: str) -> None:
-    before = await heads(stage.stack)
+async def test_a_body_that_is_wrong(
+    stage: Stage, documents: dict[int, Documents], service: str, body: bytes, code: str, heads: Heads
+) -> None:
+    before = await heads()
     headers = {"Idempotency-Key": uuid4().hex, "Content-Type": "application/json"}
     answer = await stage.bureau(service).post(f"/api/v1{FILE_COMMANDS[service]}", content=body, headers=headers)
     documents[answer.request.url.port or 0].check(answer, code)
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
 HEADERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
@@ -119,14 +133,14 @@ HEADERS: Final[Mapping[str, tuple[dict[str, str], str]]] = {
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(("headers", "code"), HEADERS.values(), ids=HEADERS)
 async def test_a_header_that_is_wrong(
-    stage: Stage, documents: dict[int, Documents], service: str, headers: dict[str, str], code: str
+    stage: Stage, documents: dict[int, Documents], service: str, headers: dict[str, str], code: str, heads: Heads
 ) -> None:
-    before = await heads(stage.stack)
+    before = await heads()
     sent = {"Idempotency-Key": uuid4().hex, "Content-Type": "application/json", **headers}
     sent = {name: value for name, value in sent.items() if value}
     answer = await stage.bureau(service).post(f"/api/v1{FILE_COMMANDS[service]}", content=b'{"file": "a"}', headers=sent)
     documents[answer.request.url.port or 0].check(answer, code)
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
 def token(stack: Stack, *, age_seconds: int = 0, key: ECKey | None = None, **claims: Any) -> str:
@@ -157,23 +171,23 @@ TOKENS: Final[Mapping[str, tuple[Callable[[Stack], str], str]]] = {
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(("make", "code"), TOKENS.values(), ids=TOKENS)
 async def test_a_token_that_does_not_count(
-    stage: Stage, documents: dict[int, Documents], service: str, make: Callable[[Stack], str], code: str
+    stage: Stage, documents: dict[int, Documents], service: str, make: Callable[[Stack], str], code: str, heads: Heads
 ) -> None:
-    before = await heads(stage.stack)
+    before = await heads()
     headers = {"Authorization": header} if (header := make(stage.stack)) else {}
     async with httpx.AsyncClient(base_url=stage.bureau(service).base_url, headers=headers) as client:
         answer = await command(client, FILE_COMMANDS[service], {"file": "a"})
     documents[answer.request.url.port or 0].check(answer, code)
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
-async def test_a_role_that_was_withdrawn_counts_nowhere_any_more(stage: Stage, documents: dict[int, Documents]) -> None:
+async def test_a_role_that_was_withdrawn_counts_nowhere_any_more(stage: Stage, documents: dict[int, Documents], heads: Heads) -> None:
     person, bureau = uuid4(), stage.bureau("registration")
     role = {"role": "unit_admin", "unit_code": UNIT}
     accepted(await command(bureau, f"/people/{person}/roles", role))
     accepted(await command(bureau, f"/people/{person}/roles/withdraw", {**role, "reason": "moved on"}))
     await stage.stack.settled()
-    before = await heads(stage.stack)
+    before = await heads()
     for service, path in (
         ("registration", "/activities"),
         ("hours", f"/activities/{NOBODY}/attendance/{NOBODY}/check-in"),
@@ -181,7 +195,7 @@ async def test_a_role_that_was_withdrawn_counts_nowhere_any_more(stage: Stage, d
     ):
         answer = await command(stage.client(service, person, "unit_admin", UNIT), path, {})
         documents[answer.request.url.port or 0].check(answer, "role_withdrawn")
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
 # --- What the rules of the domain refuse --------------------------------------------------------------------------------------------
@@ -417,35 +431,39 @@ REFUSED: Final[Mapping[str, tuple[str, Case]]] = {
 
 
 @pytest.mark.parametrize(("code", "act"), REFUSED.values(), ids=REFUSED)
-async def test_what_the_rules_do_not_allow(stage: Stage, scene: Scene, documents: dict[int, Documents], code: str, act: Case) -> None:
-    before = await heads(stage.stack)
+async def test_what_the_rules_do_not_allow(
+    stage: Stage, scene: Scene, documents: dict[int, Documents], code: str, act: Case, heads: Heads
+) -> None:
+    before = await heads()
     answer = await act(scene)
     documents[answer.request.url.port or 0].check(answer, code)
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
 async def test_a_programme_file_is_told_its_wrong_lines_and_nothing_of_it_is_imported(
-    stage: Stage, scene: Scene, documents: dict[int, Documents]
+    stage: Stage, scene: Scene, documents: dict[int, Documents], heads: Heads
 ) -> None:
-    before = await heads(stage.stack)
+    before = await heads()
     file = "programme:\n  year: 2018\n  title: 方案\nunits:\n  - code: NOT A CODE\n    name: 甲\n"
     answer = await scene.post(stage.bureau("registration"), "/programmes", {"file": file})
     documents[answer.request.url.port or 0].check(answer, "programme_file_invalid")
     problems = answer.json()["values"]["problems"]
     assert "line 1: carriers" in problems
     assert "line 5: units.0.valid_from" in problems
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
 # --- The same key again -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_repeat_of_an_accepted_command_gets_the_same_bytes_and_leaves_no_second_event(stage: Stage, scene: Scene) -> None:
+async def test_a_repeat_of_an_accepted_command_gets_the_same_bytes_and_leaves_no_second_event(
+    stage: Stage, scene: Scene, heads: Heads
+) -> None:
     key, path = uuid4().hex, "/activities"
     body = stage.plan(on(scene.today + timedelta(days=1), "18:00"), on(scene.today + timedelta(days=1), "19:00"))
     first = await command(stage.leader("registration"), path, body, key=key)
     accepted(first)
-    before = await heads(stage.stack)
+    before = await heads()
     shuffled = dict(reversed(body.items()))
     for again in (body, shuffled):
         repeat = await command(stage.leader("registration"), path, again, key=key)
@@ -453,7 +471,7 @@ async def test_a_repeat_of_an_accepted_command_gets_the_same_bytes_and_leaves_no
         assert repeat.headers["idempotency-replayed"] == "true"
         assert repeat.headers["position"] == first.headers["position"]
     assert "idempotency-replayed" not in first.headers
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
 async def test_a_repeat_of_a_refused_command_gets_the_same_bytes(stage: Stage, scene: Scene) -> None:
@@ -466,20 +484,20 @@ async def test_a_repeat_of_a_refused_command_gets_the_same_bytes(stage: Stage, s
 
 
 async def test_a_key_with_another_body_or_at_another_address_is_refused(
-    stage: Stage, scene: Scene, documents: dict[int, Documents]
+    stage: Stage, scene: Scene, documents: dict[int, Documents], heads: Heads
 ) -> None:
     key = uuid4().hex
     body = stage.plan(on(scene.today + timedelta(days=1), "20:00"), on(scene.today + timedelta(days=1), "21:00"))
     leader = stage.leader("registration")
     first = accepted(await command(leader, "/activities", body, key=key))
-    before = await heads(stage.stack)
+    before = await heads()
     for path, other in (
         ("/activities", {**body, "title": "扫雪"}),
         (f"/activities/{stream_id(first)}/cancel", {"reason": "no"}),
     ):
         answer = await command(leader, path, other, key=key)
         documents[answer.request.url.port or 0].check(answer, "idempotency_key_reused")
-    assert await heads(stage.stack) == before
+    assert await heads() == before
 
 
 async def test_a_key_belongs_to_the_person_who_used_it(stage: Stage) -> None:
