@@ -94,6 +94,40 @@ BALANCES: Final = Query(
     details="streams/activity-{account_id}/events",
 )
 
+CODED: Final = Query(
+    name="coded",
+    path="/coded",
+    sql="""
+        SELECT volunteer_id, unit_code, CASE WHEN minutes % 2 = 0 THEN 'even' ELSE 'odd' END AS state, '甲' AS name_zh, 'Able' AS name_en,
+               2017 AS year, seen_at
+        FROM api.balances
+        WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR CASE WHEN minutes % 2 = 0 THEN 'even' ELSE 'odd' END = $2)
+          AND ($3::uuid IS NULL OR volunteer_id = $3) AND ($4::timestamptz IS NULL OR seen_at >= $4)
+          AND ($5::uuid IS NULL OR volunteer_id > $5)
+        ORDER BY volunteer_id LIMIT $6
+    """,
+    columns=(
+        Column("name_zh", "text", "姓名", "Name in Chinese", language="zh", of="volunteer_id"),
+        Column("name_en", "text", "英文姓名", "Name", language="en", of="volunteer_id"),
+        Column("volunteer_id", "uuid", "志愿者", "Volunteer", hidden=True),
+        Column("unit_code", "text", "单位", "Unit"),
+        Column("state", "text", "状态", "State", words={"even": ("双数", "even"), "odd": ("单数", "odd")}),
+        Column("year", "integer", "年度", "Year", plain=True),
+        Column("seen_at", "instant", "最近", "Last seen", nullable=True),
+    ),
+    order=("volunteer_id",),
+    roles=frozenset(),
+    title_zh="代码",
+    title_en="Codes",
+    filters=(
+        Filter("unit", "text", "单位", "Unit", choices="SELECT DISTINCT unit_code, '单位', 'the unit' FROM api.balances"),
+        Filter("state", "text", "状态", "State"),
+        Filter("volunteer", "uuid", "志愿者", "Volunteer"),
+        Filter("from", "instant", "自", "From"),
+    ),
+    public=True,
+)
+
 PEOPLE: Final = Query(
     name="people",
     path="/people",

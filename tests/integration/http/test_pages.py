@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from shared.errors import StoreUnavailableError
 from shared.http.api import Api
 from shared.http.app import build_app
 from tests.integration.http.conftest import ACTIVITY, TinyStore, Told
+from tests.integration.http.seats import CODED
 from tests.integration.http.test_commands import SEATS, key, seat
 
 Client = httpx.AsyncClient
@@ -118,6 +120,55 @@ async def test_a_list_is_filtered_and_walked_on_the_page(visitor: Client) -> Non
     wrong = await visitor.get("/view/balances?cursor=abc")
     assert (wrong.status_code, wrong.headers["content-type"]) == (400, "text/html; charset=utf-8")
     assert "cursor_invalid" in wrong.text
+
+
+@pytest.fixture
+async def coded(api: Api) -> AsyncIterator[Client]:
+    """A visitor of a service whose list holds codes."""
+    app = build_app(replace(api, queries=(CODED,)))
+    async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as made:
+        yield made
+
+
+async def test_codes_are_said_in_words_and_chosen_from_a_list(coded: Client) -> None:
+    page = (await coded.get("/view/coded?state=odd&unit=nowhere")).text
+    Outline(page)
+    assert '<option value="odd" selected>单数</option>' in page
+    assert '<option value="unit-1">单位</option>' in page
+    assert '<option value="nowhere" selected>nowhere</option>' in page
+    page = (await coded.get("/view/coded?state=odd")).text
+    assert ">单数</td>" in page
+    assert ">双数</td>" not in page
+    assert ">2017</td>" in page
+    assert "/api/v1/coded?state=odd" in Outline(page).links
+    assert "/view/coded?state=odd&lang=en" in Outline(page).links
+
+
+async def test_a_page_shows_texts_of_its_language_and_leaves_ids_to_programs(coded: Client) -> None:
+    zh, en = [(await coded.get(f"/view/coded?lang={language}")).text for language in ("zh", "en")]
+    assert "甲" in zh
+    assert "Able" not in zh
+    assert "Able" in en
+    assert "甲" not in en
+    assert "志愿者</th>" not in zh
+    assert (await coded.get("/api/v1/coded?limit=1")).json()["items"][0].keys() == {each.name for each in CODED.columns}
+
+
+async def test_a_name_leads_to_the_rows_of_whom_it_names(coded: Client) -> None:
+    whole = Outline((await coded.get("/view/coded")).text)
+    link = next(link for link in whole.links if "volunteer=" in link)
+    found = (await coded.get(link)).text
+    assert found.count("<tr>") == 2
+    assert f'value="{link.partition("=")[2]}"' in found
+    assert "/view/coded" in Outline(found).links
+    assert 'name="volunteer"' not in (await coded.get("/view/coded")).text
+
+
+async def test_a_form_asks_for_civil_time(coded: Client) -> None:
+    page = (await coded.get("/view/coded?from=2017-03-08T06:30&limit=200")).text
+    assert 'type="datetime-local" name="from" value="2017-03-08T06:30"' in page
+    assert "2017-03-08 06:30" in page
+    assert "2017-03-08 04:30" not in page
 
 
 async def test_the_events_behind_a_figure_name_nobody(client: Client, store: TinyStore) -> None:
