@@ -1,10 +1,11 @@
-"""The operator's commands of every service: recovery, states of the log, pauses of roles."""
+"""The operator's commands of every service: verification, recovery, states of the log, pauses of roles."""
 
 import getpass
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
+import asyncpg
 import typer
 
 from shared import states
@@ -18,8 +19,9 @@ from shared.privacy import PersonalKeys
 from shared.recover import RecoverError, Recovery, recover
 from shared.settings import Settings, read_key
 from shared.states import Because, StateError
+from shared.verify import verify
 
-RECOVER_STATEMENT_SECONDS_MAX: Final = 120.0
+STATEMENT_SECONDS_MAX: Final = 120.0
 
 Run = Callable[[Callable[[Settings], Coroutine[Any, Any, None]]], None]
 """Runs one command with the settings that were read for it."""
@@ -39,6 +41,11 @@ class Operated:
 def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     """Adds them to the command line of a service."""
     service = operated.name
+
+    @app.command(name="verify")
+    def verify_() -> None:
+        """Hold the log, its seals and Kafka against one another, byte by byte; exit code 1 when anything differs. Changes nothing."""
+        run(lambda settings: _verify(service, settings))
 
     @app.command(name="recover")
     def recover_(
@@ -81,9 +88,27 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
         run(lambda settings: _changing(service, settings, lambda c: states.resume_role(c, name, Because(by, reason))))
 
 
+async def _verify(service: str, settings: Settings) -> None:
+    dsn = settings.postgres_dsn.get_secret_value()
+    connection = await connect(dsn, f"{service} verify", statement_seconds=STATEMENT_SECONDS_MAX, default_transaction_read_only="on")
+    try:
+        found = await verify(connection, service, settings.kafka_servers, settings.topic_prefix, lambda line: typer.echo(line, err=True))
+    except (*LOST_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        typer.echo(f"not verified: Kafka or the database did not answer ({type(error).__name__}); run again", err=True)
+        raise typer.Exit(2) from None
+    finally:
+        connection.terminate()
+    for line in (*found.differences, *found.notes):
+        typer.echo(line)
+    result = f"{len(found.differences)} differences" if found.differences else "nothing differs"
+    typer.echo(f"{result}: {found.events} events in the log, {found.records} records in the topic")
+    if found.differences:
+        raise typer.Exit(1)
+
+
 async def _recover(operated: Operated, settings: Settings, because: Because, *, accept_loss: bool) -> None:
     dsn, key = settings.postgres_dsn.get_secret_value(), read_key(settings.key_file)
-    connection = await connect(dsn, f"{operated.name} recover", statement_seconds=RECOVER_STATEMENT_SECONDS_MAX)
+    connection = await connect(dsn, f"{operated.name} recover", statement_seconds=STATEMENT_SECONDS_MAX)
     try:
         async with open_pool(dsn, f"{operated.name} recover", 1, role=(await roles_of(connection)).app) as pool:
             recovery = Recovery(

@@ -86,7 +86,7 @@ class _Incoming:
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
+class Word:
     """The furthest that a log has said of itself."""
 
     head: int = 0
@@ -116,7 +116,7 @@ async def recover(recovery: Recovery) -> Recovered:
         await kafka.ensure_topics(recovery.servers, recovery.prefix, [TOPICS[each] for each in names])
     except kafka.TopicsError as error:
         recovery.say(f"{error}; going on")
-    said = await _last_word(recovery, log_id)
+    said = await last_word(recovery.servers, recovery.prefix, recovery.service, log_id)
     async with reading(recovery.servers, kafka.topic_name(recovery.prefix, f"{recovery.service}.events"), "recover") as consumer:
         verified = await _import(recovery, consumer, log_id, said)
     head: int = await recovery.connection.fetchval(_HEAD)
@@ -150,11 +150,11 @@ async def _open(recovery: Recovery) -> None:
         await recovery.connection.execute("DELETE FROM es.recovery")
 
 
-async def _last_word(recovery: Recovery, log_id: UUID) -> _Word:
-    """What the log has said of itself on its heads topic, as far as that is kept."""
-    topic = kafka.topic_name(recovery.prefix, f"{recovery.service}.heads")
-    word = _Word()
-    async with reading(recovery.servers, topic, "recover.heads") as consumer:
+async def last_word(servers: str, prefix: str, service: str, log_id: UUID) -> Word:
+    """What a log has said of itself on its heads topic, as far as that is kept. Raises kafka.LOST_ERRORS."""
+    topic = kafka.topic_name(prefix, f"{service}.heads")
+    word = Word()
+    async with reading(servers, topic, f"{service}.last_word") as consumer:
         first, end = await kafka.offsets(consumer, topic)
         consumer.seek(kafka.only_partition(topic), first)
         while found := await read(consumer, topic, end):
@@ -162,11 +162,11 @@ async def _last_word(recovery: Recovery, log_id: UUID) -> _Word:
                 with suppress(ValidationError):
                     said = HeadSaid.model_validate_json(record.value or b"")
                     if said.log_id == log_id:
-                        word = _Word(max(word.head, said.head), max(word.published, said.published))
+                        word = Word(max(word.head, said.head), max(word.published, said.published))
     return word
 
 
-async def _import(recovery: Recovery, consumer: AIOKafkaConsumer, log_id: UUID, said: _Word) -> int:
+async def _import(recovery: Recovery, consumer: AIOKafkaConsumer, log_id: UUID, said: Word) -> int:
     """Takes what follows the last seal; the last position of the topic that belongs to this log. Raises RecoverError."""
     topic = kafka.topic_name(recovery.prefix, f"{recovery.service}.events")
     sealed = await _last_seal(recovery.connection)
