@@ -40,6 +40,7 @@ SERVICE_NAMES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 SHORT_CHARACTERS: Final = 4
+SHORT_LETTERS: Final = 12
 """A text up to this long stands on one line; a longer one may wrap, but not into a column of single characters."""
 
 COOKIE_SECONDS: Final = 365 * 24 * 3600
@@ -73,7 +74,9 @@ class Words:
         if column.words is not None and value in column.words:
             said = self(*column.words[value])
             return Cell(said, value, _text_style(said))
-        if column.plain and value is not None:
+        if column.kind == "integer" and value is None:
+            return Cell("—", style="number none")
+        if column.plain:
             return Cell(str(value), style="number")
         return self.cell(value, minutes=column.minutes)
 
@@ -363,4 +366,4 @@ def _with_zone(text: str) -> str:
 
 
 def _text_style(text: str) -> str:
-    return "words" if len(text) > SHORT_CHARACTERS else "short"
+    return "short" if len(text) <= (SHORT_LETTERS if text.isascii() else SHORT_CHARACTERS) else "words"

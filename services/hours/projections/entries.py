@@ -217,7 +217,7 @@ HISTORY: Final = Query(
         Column("starts_at", "instant", "开始", "Began", hidden=True),
         Column("ends_at", "instant", "结束", "Ended", hidden=True),
         Column("credited_minutes", "integer", "计入", "Counted", minutes=True),
-        Column("over_cap_minutes", "integer", "超限", "Over the cap", minutes=True),
+        Column("over_cap_minutes", "integer", "超限", "Over the cap", minutes=True, hidden=True),
         Column("reason_code", "text", "原因", "Reason", nullable=True, words=REASONS),
         Column("requester_id", "uuid", "提出人", "Asked by", nullable=True, hidden=True),
         Column("approver_id", "uuid", "审核人", "Approved by", nullable=True, hidden=True),
