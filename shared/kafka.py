@@ -6,7 +6,7 @@ stands around each of them, a timeout means "unknown", and a producer that was g
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -63,6 +63,22 @@ async def ensure_topics(servers: str, prefix: str, topics: Iterable[Topic], repl
         differences = await _differences(admin, {name: topic for name, topic in wanted.items() if name not in missing})
     if differences:
         raise TopicsError("\n".join(differences))
+
+
+async def cluster_as_declared(servers: str, prefix: str, topics: Iterable[Topic]) -> tuple[str, Sequence[str]]:
+    """The cluster's id, and in what the topics are not as they are declared, one sentence each; nothing is made. Raises LOST_ERRORS."""
+    wanted = {topic_name(prefix, topic.name): topic for topic in topics}
+    async with _admin(servers) as admin:
+        cluster = await admin.describe_cluster()
+        missing = wanted.keys() - await admin.list_topics()
+        there = {name: topic for name, topic in wanted.items() if name not in missing}
+        said = [f"topic {name} does not exist" for name in sorted(missing)] + await _differences(admin, there)
+        copies = min(REPLICAS_MAX, len(cluster["brokers"]))
+        for described in await admin.describe_topics(list(there)) if there else ():
+            held = min((len(each["isr"]) for each in described["partitions"]), default=0)
+            if held < copies:
+                said.append(f"topic {described['topic']} has {held} copies in sync, this cluster can hold {copies}")
+    return str(cluster["cluster_id"]), said
 
 
 def _config(topic: Topic, copies: int) -> dict[str, str]:

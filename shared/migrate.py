@@ -4,7 +4,7 @@ A file may name the roles of this database as psql would: `:"app"` (what the pro
 Both belong to the owner and carry its name, so one server can hold many installations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -80,6 +80,23 @@ async def migrate(connection: Connection, sets: Sequence[MigrationSet]) -> int:
         await connection.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
 
 
+async def pending(connection: Connection, sets: Sequence[MigrationSet]) -> Sequence[str]:
+    """The files that have not been applied, or in other words, and what is applied and unknown here; changes nothing."""
+    said: list[str] = []
+    for each in sets:
+        known = {row["number"]: row["sha256"] for row in await connection.fetch(_SELECT_APPLIED, each.name)}
+        files = _files(each)
+        for number, file in files.items():
+            if known.get(number) != sha256(file.read_bytes()).hexdigest():
+                said.append(f"{each.name}/{file.name} {'was applied in another wording' if number in known else 'has not been applied'}")
+        said += [f"{each.name}/{number} is applied, and this code does not know it" for number in sorted(known.keys() - files.keys())]
+    return said
+
+
+def _files(each: MigrationSet) -> Mapping[int, Path]:
+    return {int(file.name.partition("_")[0]): file for file in sorted(each.directory.glob("[0-9]*.sql"))}
+
+
 _TABLE: Final = """
     CREATE TABLE IF NOT EXISTS public.migration (
         set_name text NOT NULL,
@@ -96,7 +113,7 @@ _INSERT_APPLIED: Final = "INSERT INTO public.migration (set_name, number, name, 
 
 async def _apply_set(connection: Connection, each: MigrationSet, roles: Roles) -> int:
     known = {row["number"]: (row["name"], row["sha256"]) for row in await connection.fetch(_SELECT_APPLIED, each.name)}
-    files = {int(file.name.partition("_")[0]): file for file in sorted(each.directory.glob("[0-9]*.sql"))}
+    files = _files(each)
     unknown = known.keys() - files.keys()
     if unknown:
         raise MigrationError(f"{each.name}: the database holds {sorted(unknown)}, which this code does not know")

@@ -1,7 +1,7 @@
-"""The operator's commands of every service: verification, recovery, states of the log, pauses of roles."""
+"""The operator's commands of every service: doctor, verification, recovery, states of the log, pauses of roles."""
 
 import getpass
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -11,9 +11,11 @@ import typer
 from shared import states
 from shared.application import Claims
 from shared.codec import Codec
+from shared.consumer.values import Projection
 from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.doctor import Line, Patient, examine
 from shared.kafka import LOST_ERRORS
-from shared.migrate import roles_of
+from shared.migrate import MigrationSet, roles_of
 from shared.postgres import Connection, connect, open_pool
 from shared.privacy import PersonalKeys
 from shared.recover import RecoverError, Recovery, recover
@@ -36,11 +38,18 @@ class Operated:
 
     name: str
     claims: Claims
+    projections: Sequence[Projection]
+    migrations: Sequence[MigrationSet]
 
 
 def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     """Adds them to the command line of a service."""
     service = operated.name
+
+    @app.command()
+    def doctor() -> None:
+        """Look at everything the service stands on: one line each, ok, warn or bad, with what to do; exit code 1 when anything is bad."""
+        run(lambda settings: _doctor(operated, settings))
 
     @app.command(name="verify")
     def verify_() -> None:
@@ -86,6 +95,37 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     def resume(name: str, reason: Reason, by: By) -> None:
         """Let the workers take a role again."""
         run(lambda settings: _changing(service, settings, lambda c: states.resume_role(c, name, Because(by, reason))))
+
+
+async def _doctor(operated: Operated, settings: Settings) -> None:
+    dsn = settings.postgres_dsn.get_secret_value()
+    bad = False
+    try:
+        connection = await connect(dsn, f"{operated.name} doctor", default_transaction_read_only="on")
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        typer.echo(Line("bad", "database", f"could not be reached ({type(error).__name__}): is it running, and is the address right?"))
+        raise typer.Exit(1) from None
+    try:
+        roles = await roles_of(connection)
+        async with open_pool(dsn, f"{operated.name} doctor", 1, role=roles.app) as pool:
+            patient = Patient(
+                connection=connection,
+                pool=pool,
+                roles=roles,
+                service=operated.name,
+                servers=settings.kafka_servers,
+                prefix=settings.topic_prefix,
+                key=read_key(settings.key_file),
+                migrations=operated.migrations,
+                projections=operated.projections,
+            )
+            async for line in examine(patient):
+                typer.echo(line)
+                bad = bad or line.level == "bad"
+    finally:
+        connection.terminate()
+    if bad:
+        raise typer.Exit(1)
 
 
 async def _verify(service: str, settings: Settings) -> None:

@@ -162,7 +162,9 @@ def main(service: Service[Any]) -> None:
         """Apply a key's parked events in order; the first that fails again keeps the rest parked."""
         run(lambda settings: _retry(service, settings, key))
 
-    operating.add_commands(app, operating.Operated(service.name, service.claims), run)
+    operating.add_commands(
+        app, operating.Operated(service.name, service.claims, service.projections, _migration_sets(service)), run
+    )
     app()
 
 
@@ -251,8 +253,7 @@ async def run_migrations(service: Service[L], settings: Settings) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
     connection = await eventually("database", lambda: connect(dsn, f"{service.name} migrate"), _ABSENT, BACKING_WITHIN_SECONDS)
     try:
-        sets = (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, service.migrations)
-        await migrate(connection, sets)
+        await migrate(connection, _migration_sets(service))
         await ensure_log(connection, service.name, settings.clock)
         await ensure_views(connection, await roles_of(connection), service.projections, service.api_sql)
     finally:
@@ -265,6 +266,10 @@ async def run_migrations(service: Service[L], settings: Settings) -> None:
         _ABSENT,
         BACKING_WITHIN_SECONDS,
     )
+
+
+def _migration_sets(service: Service[Any]) -> Sequence[MigrationSet]:
+    return (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, service.migrations)
 
 
 @dataclass(frozen=True, slots=True)

@@ -390,13 +390,15 @@ async def _replace_lost_keys(recovery: Recovery, log_id: UUID, after: int) -> Se
     connection, lost = recovery.connection, set[UUID]()
     while rows := await connection.fetch(_PAGE, after, PAGE_EVENTS_MAX):
         records = [record_from_row(row, recovery.service, log_id) for row in rows]
+        after = records[-1].position
         subjects = _sealed_for(recovery.codec, records)
+        if not subjects:
+            continue
         async with changing(connection, recovery.because):
             gone = set(await recovery.keys.load(subjects, connection))
             gone |= _sealed_for(recovery.codec, records, lambda *sealed: _is_lost(recovery.keys, *sealed))
             await recovery.keys.replace_lost(gone, connection)
         lost |= {row["subject"] for row in await connection.fetch(_LOST, list(subjects))}
-        after = records[-1].position
     return sorted(lost)
 
 

@@ -1,0 +1,303 @@
+"""`doctor`: looks at everything that a service stands on, and says in one line each whether it is as it should be, and what to do."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+from uuid import UUID
+
+import asyncpg
+
+from shared import kafka
+from shared.consumer.schema import definition_hash
+from shared.consumer.values import Projection
+from shared.contracts.topics import TOPICS
+from shared.errors import LeifengError
+from shared.migrate import MigrationSet, Roles, pending
+from shared.postgres import Connection, Pool
+from shared.privacy import KeyEncryptionError, PersonalKeys
+from shared.relay.readback import read, reading
+from shared.relay.steps import said_by
+from shared.states import status
+
+SKEW_SECONDS_WARN: Final = 0.5
+SKEW_SECONDS_BAD: Final = 5.0
+SILENT_SECONDS_WARN: Final = 15.0
+"""A log speaks of itself every two seconds."""
+
+Level = Literal["ok", "warn", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One finding: what was looked at, how it is, and what to do where it is not well."""
+
+    level: Level
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:<4}  {self.what}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patient:
+    """What is examined. `connection` is the owner's, `pool` acts as the app role."""
+
+    connection: Connection
+    pool: Pool
+    roles: Roles
+    service: str
+    servers: str
+    prefix: str
+    key: bytes
+    migrations: Sequence[MigrationSet]
+    projections: Sequence[Projection]
+
+
+async def examine(patient: Patient) -> AsyncIterator[Line]:
+    """The findings, one after the other. What cannot be looked at is bad; nothing is changed."""
+    examinations: Sequence[tuple[str, Callable[[Patient], Awaitable[Line]]]] = (
+        ("migrations", _migrations),
+        ("read models", _read_models),
+        ("log", _log),
+        ("roles", _paused),
+        ("parked keys", _parked),
+        ("topics", _topics),
+        ("topic", _topic),
+        ("heads", _heads),
+        ("clocks", _clocks),
+        ("keys", _keys),
+        ("durability", _durability),
+        ("disk", _disk),
+        ("grants", _grants),
+    )
+    for what, look in examinations:
+        try:
+            yield await look(patient)
+        except (*kafka.LOST_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError, LeifengError) as error:
+            yield Line("bad", what, f"could not be looked at ({type(error).__name__}): {_first_line(error)}")
+
+
+async def _migrations(patient: Patient) -> Line:
+    lacking = await pending(patient.connection, patient.migrations)
+    if lacking:
+        return Line("bad", "migrations", f"{'; '.join(lacking)}: run `migrate` of the code that is to run")
+    return Line("ok", "migrations", "all applied")
+
+
+async def _read_models(patient: Patient) -> Line:
+    row = await patient.connection.fetchrow("SELECT schema, definition_hash FROM consumer.views WHERE live")
+    if row is None:
+        return Line("bad", "read models", "there are none: run `migrate`")
+    if row["definition_hash"] != definition_hash(patient.projections):
+        return Line("warn", "read models", f"{row['schema']} was built by other definitions: run `rebuild`")
+    return Line("ok", "read models", f"{row['schema']} was built by this code")
+
+
+async def _log(patient: Patient) -> Line:
+    row = await status(patient.connection)
+    where = f"{row['state']} at position {row['head']}, sealed to {row['sealed']}, log id {row['log_id']}"
+    if row["state"] == "recovering" or row["restored"]:
+        return Line("bad", "log", f"{where}; it was restored from a copy: stop the processes and run `recover`")
+    return Line("ok" if row["state"] == "open" else "warn", "log", where + ("" if row["state"] == "open" else "; `log open` opens it"))
+
+
+async def _paused(patient: Patient) -> Line:
+    paused = (await status(patient.connection))["paused"]
+    if paused != "none":
+        return Line("warn", "roles", f"{paused} paused: `role resume` lets the workers take them again, `log status` says who and why")
+    return Line("ok", "roles", "none is paused")
+
+
+async def _parked(patient: Patient) -> Line:
+    keys = await patient.connection.fetchval("SELECT count(DISTINCT (consumer, log, key)) FROM consumer.parked")
+    return Line("warn", "parked keys", f"{keys}: `parked list` names them") if keys else Line("ok", "parked keys", "none")
+
+
+async def _topics(patient: Patient) -> Line:
+    own = [each for each in TOPICS.values() if each.owner == patient.service]
+    cluster, differences = await kafka.cluster_as_declared(patient.servers, patient.prefix, own)
+    if differences:
+        return Line("bad", "topics", f"cluster {cluster}: {'; '.join(differences)}: set them as declared (shared/contracts/topics.py)")
+    return Line("ok", "topics", f"as declared, in cluster {cluster}")
+
+
+async def _topic(patient: Patient) -> Line:
+    row = await status(patient.connection)
+    topic = kafka.topic_name(patient.prefix, f"{patient.service}.events")
+    async with reading(patient.servers, topic, f"{patient.service}.doctor") as consumer:
+        first, end = await kafka.offsets(consumer, topic)
+        if first == end:
+            return Line(
+                "ok" if row["sealed"] == 0 else "bad", "topic", f"{topic} is empty" + (": is a relay at work?" if row["sealed"] else "")
+            )
+        consumer.seek(kafka.only_partition(topic), end - 1)
+        last = (await read(consumer, topic, end))[-1]
+    said = said_by(row["log_id"], last)
+    if said is None:
+        return Line("bad", "topic", f"the last record of {topic} is not of this log: is it the right cluster and prefix?")
+    if said.position > row["head"]:
+        return Line("bad", "topic", f"Kafka is at position {said.position}, the log at {row['head']}: stop the processes and run `recover`")
+    waiting = row["head"] - said.position
+    return Line("ok", "topic", f"{topic} holds this log up to position {said.position}, {waiting} wait to be published")
+
+
+async def _heads(patient: Patient) -> Line:
+    rows = await patient.connection.fetch(_HEADS)
+    other = [row["log"] for row in rows if row["read_id"] is not None and row["read_id"] != row["log_id"]]
+    if other:
+        return Line(
+            "bad",
+            "heads",
+            f"{', '.join(sorted(set(other)))} speaks under another log id than was read: a log made anew, or a wrong cluster",
+        )
+    silent = sorted({row["log"] for row in rows if row["ago"] > SILENT_SECONDS_WARN})
+    if silent or not rows:
+        return Line("warn", "heads", f"nothing was heard of {', '.join(silent) or 'any log'} lately: are relay and worker running?")
+    return Line("ok", "heads", f"heard of {', '.join(sorted({row['log'] for row in rows}))}, under the log ids that were read")
+
+
+async def _clocks(patient: Patient) -> Line:
+    before = datetime.now(UTC)
+    there: datetime = await patient.connection.fetchval("SELECT clock_timestamp()")
+    after = datetime.now(UTC)
+    skews = {"database": (there - (before + (after - before) / 2)).total_seconds()}
+    for row in await patient.connection.fetch("SELECT log, said_at, seen_at FROM consumer.head"):
+        if row["said_at"] > row["seen_at"]:  # A word from the future; one from the past may have been under way.
+            skews[f"relay of {row['log']}"] = (row["said_at"] - row["seen_at"]) / timedelta(seconds=1)
+    worst = max(abs(each) for each in skews.values())
+    text = ", ".join(f"{who} {skew:+.3f} s" for who, skew in skews.items())
+    if worst < SKEW_SECONDS_WARN:
+        return Line("ok", "clocks", text)
+    return Line("bad" if worst >= SKEW_SECONDS_BAD else "warn", "clocks", f"{text} against this machine: set the clocks by one time server")
+
+
+async def _keys(patient: Patient) -> Line:
+    row = await patient.connection.fetchrow(_KEYS)
+    assert row is not None
+    if row["subject"] is None:
+        return Line("ok", "keys", "no person has a key yet")
+    subject: UUID = row["subject"]
+    try:
+        await PersonalKeys(patient.pool, patient.key).load([subject])
+    except KeyEncryptionError:
+        return Line("bad", "keys", "the key file does not open the persons' keys: put the right one in its place")
+    others = "" if row["files"] <= 1 else f"; they are wrapped by {row['files']} different key files"
+    return Line("warn" if others else "ok", "keys", f"{row['keys']} keys, of which one was opened{others}")
+
+
+async def _durability(patient: Patient) -> Line:
+    row = await patient.connection.fetchrow(_DURABILITY)
+    assert row is not None
+    off = [name for name in ("fsync", "full_page_writes", "synchronous_commit") if row[name] == "off"]
+    if off:
+        return Line("bad", "durability", f"{', '.join(off)} off: an acknowledged event does not survive a crash of the machine")
+    if not row["synchronous_standby_names"]:
+        return Line("ok", "durability", "on this server's disk; no synchronous standby is declared")
+    if row["standbys"] == 0:
+        return Line("bad", "durability", f"no standby of {row['synchronous_standby_names']} is connected: every commit waits")
+    return Line("ok", "durability", f"on this server's disk and synchronous standby {row['synchronous_standby_names']}")
+
+
+async def _disk(patient: Patient) -> Line:
+    row = await patient.connection.fetchrow(_DISK)
+    assert row is not None
+    size, days = row["size"] / 1e6, row["days"]
+    forecast = f", about {size / days:.1f} MB a day since it was made" if days >= 1 else ""
+    return Line("ok", "disk", f"the database takes {size:.0f} MB{forecast}; what is free, the machine must say")
+
+
+async def _grants(patient: Patient) -> Line:
+    roles, said = patient.roles, list[str]()
+    for row in await patient.connection.fetch(_ROLES, [roles.app, roles.reader]):
+        may = [name for name in ("superuser", "create roles", "create databases", "bypass policies", "replicate", "log in") if row[name]]
+        said += [f"{row['rolname']} may {name}" for name in may]
+        said += [f"{row['rolname']} is a member of {each}" for each in row["member_of"]]
+        said += [f"{row['rolname']} may make tables in {each}" for each in row["creates_in"]]
+    held = {(row["name"], row["grantee"]): frozenset(row["rights"].split()) for row in await patient.connection.fetch(_RIGHTS)}
+    said += [
+        f"{grantee} may {' '.join(sorted(more))} {name}"
+        for (name, grantee), rights in held.items()
+        if (more := rights - _may(name, grantee, roles))
+    ]
+    said += [
+        f"{roles.app} may not {' '.join(sorted(less))} {name}"
+        for name, rights in _APP.items()
+        if (less := rights - held.get((name, roles.app), frozenset()))
+    ]
+    said += [f"everybody may run {row['name']}" for row in await patient.connection.fetch(_PUBLIC_FUNCTIONS)]
+    if said:
+        return Line("bad", "grants", f"{'; '.join(said)}: revoke by hand what was granted by hand")
+    return Line("ok", "grants", f"{roles.app} appends and cannot change the log, {roles.reader} reads schema api and nothing else")
+
+
+def _may(name: str, grantee: str, roles: Roles) -> frozenset[str]:
+    """What a role may do with a table at most."""
+    schema = name.partition(".")[0]
+    if grantee == roles.app and name in _APP:
+        return _APP[name]
+    if grantee == roles.app and schema not in {"es", "keys", "public"}:
+        return frozenset({"SELECT"}) if schema == "api" else _ROWS
+    if grantee == roles.app or grantee == "PUBLIC":
+        return frozenset()
+    return frozenset({"SELECT"}) if schema == "api" else frozenset()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+_ROWS: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "USAGE"})
+_APP: Final = {
+    "es.log": frozenset({"SELECT"}),
+    "es.log_change": frozenset({"SELECT"}),
+    "es.paused_role": frozenset({"SELECT"}),
+    "es.event": frozenset({"SELECT", "INSERT"}),
+    "es.seal": frozenset({"SELECT", "INSERT"}),
+    "es.command": frozenset({"SELECT", "INSERT"}),
+    "es.claim": frozenset({"SELECT", "INSERT", "DELETE"}),
+    "es.relay_mark": frozenset({"SELECT", "INSERT", "UPDATE"}),
+    "keys.person": frozenset({"SELECT", "INSERT", "UPDATE"}),
+}
+"""What the app role may do with the tables that matter most: neither more nor less."""
+
+_HEADS: Final = """
+    SELECT head.log, head.log_id, place.log_id AS read_id,
+        extract(epoch FROM clock_timestamp() - head.seen_at)::float8 AS ago
+    FROM consumer.head AS head LEFT JOIN consumer.position AS place USING (log)
+"""
+_KEYS: Final = """
+    SELECT (SELECT subject FROM keys.person WHERE wrapped IS NOT NULL LIMIT 1) AS subject,
+        count(*) FILTER (WHERE wrapped IS NOT NULL) AS keys, count(DISTINCT wrapped_by) FILTER (WHERE wrapped IS NOT NULL) AS files
+    FROM keys.person
+"""
+_DURABILITY: Final = """
+    SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,
+        current_setting('synchronous_commit') AS synchronous_commit,
+        current_setting('synchronous_standby_names') AS synchronous_standby_names, (SELECT count(*) FROM pg_stat_replication) AS standbys
+"""
+_DISK: Final = """
+    SELECT pg_database_size(current_database())::float8 AS size, extract(epoch FROM clock_timestamp() - made_at)::float8 / 86400 AS days
+    FROM es.log
+"""
+_ROLES: Final = """
+    SELECT rolname, rolsuper AS superuser, rolcreaterole AS "create roles", rolcreatedb AS "create databases",
+        rolbypassrls AS "bypass policies", rolreplication AS replicate, rolcanlogin AS "log in",
+        ARRAY(SELECT pg_get_userbyid(roleid)::text FROM pg_auth_members WHERE member = pg_roles.oid) AS member_of,
+        ARRAY(SELECT nspname::text FROM pg_namespace
+            WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND has_schema_privilege(pg_roles.oid, oid, 'CREATE')) AS creates_in
+    FROM pg_roles WHERE rolname = ANY($1::text[])
+"""
+_RIGHTS: Final = """
+    SELECT nspname || '.' || relname AS name, coalesce(rolname, 'PUBLIC') AS grantee, string_agg(right_.privilege_type, ' ') AS rights
+    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    CROSS JOIN LATERAL aclexplode(relacl) AS right_ LEFT JOIN pg_roles ON pg_roles.oid = right_.grantee
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND right_.grantee <> relowner
+    GROUP BY 1, 2 ORDER BY 1, 2
+"""
+_PUBLIC_FUNCTIONS: Final = """
+    SELECT nspname || '.' || proname AS name FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+    WHERE nspname IN ('es', 'keys', 'consumer') AND prorettype <> 'trigger'::regtype
+        AND EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) AS right_ WHERE right_.grantee = 0)
+"""
