@@ -61,7 +61,7 @@ class Season:
             self._judge_seats(asked, (morning, afternoon))
         self.last = max((each for each in self.clients.accepted if each.service == "registration"), key=lambda each: each.position)
         missing = set[UUID]()
-        for activity, times in ((morning, ("07:50", "10:40", "12:10")), (afternoon, ("12:50", "17:30", "18:05"))):
+        for activity, times in ((morning, ("07:50", "11:50", "12:10")), (afternoon, ("12:50", "17:30", "18:05"))):
             missing |= await self._serve(activity, times)
         await self._travel("20:30")
         self.lapsed += sum(standing == "expired" for each in (morning, afternoon) for standing in each.gone.values())

@@ -21,7 +21,7 @@ from tests.faults.world import UNIT
 SEED = 8
 ROLES = ("relay", "views", "inbox", "withdrawals")
 SEASON_SECONDS_MAX = 200.0
-DAYS_MIN = 4
+DAYS_MIN = 6
 BETWEEN_KILLS = 25
 """So many commands are answered between a recovery and the next kill: faults hit work, not a system that lies still."""
 RECOVERY_SECONDS_MAX = 30.0
