@@ -33,8 +33,8 @@ check: $(VENV)/test  ## Style, types, walls
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/test  ## Measurements
-	$(RUN) -m pytest tests/bench $(ARGS)
+bench: $(VENV)/test  ## Measurements, see tests/bench/README.md; NAME="append-new1 codec" chooses, NAME=--small is quick
+	$(RUN) -m tests.bench $(NAME)
 
 lock: $(VENV)/lock  ## Choose new versions within pyproject.toml, and lock them by hash; `--upgrade` comes by ARGS
 	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --extra local --extra test $(ARGS) -o requirements-test.lock

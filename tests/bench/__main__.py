@@ -1,0 +1,74 @@
+"""`python -m tests.bench [NAME ...] [--small] [--out FILE]`."""
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any, Final
+
+import typer
+
+from shared import logs
+from tests.bench import appends, codecs, report, running, streams, web
+from tests.bench.measure import Effort, Outcome
+from tests.bench.place import Place
+
+BENCHES: Final[Mapping[str, Callable[[Place, Effort], Awaitable[Outcome]]]] = {
+    "append-new1": appends.append_new1,
+    "append-new10": appends.append_new10,
+    "append-callers": appends.append_callers,
+    "hot-stream": appends.hot_stream,
+    "command-20": appends.command_20,
+    "http-command": web.http_command,
+    "relay-drain": streams.relay_drain,
+    "project-live": streams.project_live,
+    "e2e": running.e2e,
+    "codec": codecs.codec,
+    "idle": running.idle,
+}
+LATEST: Final = Path(__file__).parent / "results" / "latest.json"
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Which benches; all when none is named: " + ", ".join(BENCHES))] = None,
+    small: Annotated[bool, typer.Option(help="Everything once and short: counts are asserted, speed is not judged")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where the JSON goes; results/latest.json, and nowhere for a small run")] = None,
+) -> None:
+    """Measures, prints a table, and writes the JSON of it. What a bench asserts and does not find ends the run with an error."""
+    chosen = names or list(BENCHES)
+    unknown = [each for each in chosen if each not in BENCHES]
+    if unknown:
+        typer.echo(f"no such bench: {', '.join(unknown)}; there are {', '.join(BENCHES)}", err=True)
+        raise typer.Exit(2)
+    file = out or (None if small else LATEST)
+    asyncio.run(_run(chosen, Effort(small), file))
+
+
+async def _run(chosen: list[str], effort: Effort, file: Path | None) -> None:
+    benches: dict[str, dict[str, Any]] = {}
+    typer.echo("peers: " + ", ".join(f"{name}: {state}" for name, state in report.peers().items()))
+    place = Place(Path(tempfile.mkdtemp(prefix="leifeng-bench-")))
+    try:
+        for name in chosen:
+            load, began = os.getloadavg()[0], perf_counter()
+            outcome = await BENCHES[name](place, effort)
+            benches[name] = report.bench_report(outcome, load, perf_counter() - began, small=effort.small)
+            typer.echo(f"\n[load {load:.1f}, {perf_counter() - began:.0f} s]")
+            for line in report.table(name, outcome):
+                typer.echo(line)
+            if file is not None:  # After each, so that an interrupted run leaves what it has.
+                report.write(file, benches)
+    finally:
+        place.close()
+    goals = report.goals_report(benches) if file is None else report.write(file, benches)["goals"]
+    typer.echo("")
+    for line in report.goals_table(goals):
+        typer.echo(line)
+
+
+if __name__ == "__main__":
+    logs.configure("bench", "0", level="ERROR", out=sys.stderr)
+    typer.run(main)

@@ -1,0 +1,237 @@
+"""relay-drain and project-live: the relay and the read models of `hours`, each alone, in this process."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Final
+
+from services.hours.main import SERVICE
+from shared import kafka
+from shared.codec import Codec
+from shared.consumer import Kafka, Setting
+from shared.consumer.apply import Consumer, follow
+from shared.consumer.apply import Place as Standing
+from shared.consumer.shell import RECORDS_MAX
+from shared.consumer.views import parts
+from shared.contracts.hours import ServiceTimeConfirmed, ServiceTimeProposed
+from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
+from shared.envelope import Record
+from shared.relay import Relay
+from shared.relay.readback import reading
+from shared.relay.steps import START, Outgoing, chained
+from tests.bench import work
+from tests.bench.measure import Effort, Outcome, Slice, contest
+from tests.bench.place import Log, Place
+
+BACKLOG: Final = 20_000
+PROJECTED: Final = 20_000
+VOLUNTEERS: Final = 5_000
+LARGE_BATCH: Final = 5_000
+DRAIN_SECONDS_MAX: Final = 120.0
+_TOPIC: Final = "hours.events"
+_TABLES: Final = ("entries", "entry_changes", "credited_intervals", "postings", "balances")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A record as a consumer gets it."""
+
+    offset: int
+    headers: Sequence[tuple[str, bytes]]
+    value: bytes
+
+
+async def relay_drain(place: Place, effort: Effort) -> Outcome:
+    """A backlog is sealed and published; every drain has a copy of the log and a topic of its own. Counted from the first page on."""
+    backlog, ids = 3_000 if effort.small else BACKLOG, work.Ids("backlog")  # Several pages of the relay.
+    template = place.databases(await place.migrated())
+    async with place.opened(template) as log:
+        await work.seed_accounts(log, ids, backlog // 20, 20)
+        page = await log.store.read_page(0, backlog)
+    outgoing = chained(START, page)
+    cpu = place.cpu()
+
+    async def drain() -> Slice:
+        async with place.log(template) as log, _drained(place, log, backlog) as done:
+            return done
+
+    async def produce() -> Slice:
+        topic = await _topic(place)
+        producer = await kafka.start_producer(place.kafka.servers, "bench")
+        try:
+            before, began = cpu.used(), perf_counter()
+            batch, sent = producer.create_batch(), []
+            for number, each in enumerate(outgoing, 1):
+                if batch.append(timestamp=None, key=each.key, value=each.value, headers=each.headers) is None:
+                    sent.append(await producer.send_batch(batch, topic, partition=0))
+                    batch = producer.create_batch()
+                    batch.append(timestamp=None, key=each.key, value=each.value, headers=each.headers)
+                if number == len(outgoing):
+                    sent.append(await producer.send_batch(batch, topic, partition=0))
+            await asyncio.gather(*sent)
+            return Slice(len(outgoing), perf_counter() - began, cpu_seconds=cpu.used() - before)
+        finally:
+            await kafka.stop(producer)
+
+    async def copy_out() -> Slice:
+        async with place.opened(template) as log:
+
+            async def sink(_data: bytes) -> None:
+                return
+
+            before, began = cpu.used(), perf_counter()
+            said = await log.owner.copy_from_query("SELECT * FROM es.event ORDER BY position", output=sink, format="binary")
+            assert said == f"COPY {backlog}"
+            return Slice(backlog, perf_counter() - began, cpu_seconds=cpu.used() - before)
+
+    try:
+        figure = await contest(
+            f"backlog of {backlog}",
+            "events/s",
+            drain,
+            {"bound: aiokafka alone, records ready, acks=all": produce, "bound: COPY OUT of the same rows": copy_out},
+            effort,
+        )
+        async with place.log(template) as log:
+            checked = await _check_topic(place, log, backlog)
+    finally:
+        place.drop(template)
+    return Outcome([figure], [checked])
+
+
+@contextlib.asynccontextmanager
+async def _drained(place: Place, log: Log, backlog: int, prefix: str | None = None) -> AsyncIterator[Slice]:
+    cpu, stop = place.cpu(), asyncio.Event()
+    relay = Relay(log.store, log.pool, log.dsn, place.kafka.servers, prefix or place.topic_prefix(), log.metrics)
+    running = asyncio.create_task(relay.run(stop))
+    try:
+        first, began, used = 0, 0.0, 0.0
+        give_up_at = perf_counter() + DRAIN_SECONDS_MAX
+        while (count := int(log.metrics.relay_published_total._value.get())) < backlog:
+            if count and not first:
+                first, began, used = count, perf_counter(), cpu.used()
+            assert perf_counter() < give_up_at, f"{count} of {backlog} published"
+            assert not running.done(), running.exception()
+            await asyncio.sleep(0.001)
+        assert first, "the backlog went in one page"
+        yield Slice(backlog - first, perf_counter() - began, cpu_seconds=cpu.used() - used)
+    finally:
+        stop.set()
+        await running
+
+
+async def _check_topic(place: Place, log: Log, backlog: int) -> str:
+    """Drains once more, and reads the topic as a consumer does: every position, verified by the chain."""
+    prefix = place.topic_prefix()
+    async with _drained(place, log, backlog, prefix):
+        pass
+    topic, standing, found = kafka.topic_name(prefix, _TOPIC), Standing(), 0
+    async with reading(place.kafka.servers, topic, "bench") as consumer:
+        _, end = await kafka.offsets(consumer, topic)
+        while await consumer.position(kafka.only_partition(topic)) < end:
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                run = follow("hours", standing, records)
+                assert (run.missing, run.repeated) == (0, 0)
+                found, standing = found + len(run.entries), run.entries[-1].place
+    sealed = await log.owner.fetchrow("SELECT position, hash FROM es.seal ORDER BY position DESC LIMIT 1")
+    assert sealed is not None
+    assert found == standing.position == sealed["position"] == backlog
+    assert standing.hash == sealed["hash"]
+    return f"the topic holds {found} records, each once, and its chain ends in the last seal's hash"
+
+
+async def _topic(place: Place) -> str:
+    prefix = place.topic_prefix()
+    await kafka.ensure_topics(place.kafka.servers, prefix, [TOPICS[_TOPIC]])
+    return kafka.topic_name(prefix, _TOPIC)
+
+
+async def project_live(place: Place, effort: Effort) -> Outcome:
+    """Records become rows of all read models of `hours`, with the position in the transaction; every slice on an empty database."""
+    messages = _messages(effort)
+    cpu = place.cpu()
+    confirmed = len(messages) // 2
+    rows: dict[str, list[tuple[object, ...]]] = {}
+    checked: list[str] = []
+
+    async def applied(size: int) -> Slice:
+        async with place.log() as log:
+            setting = Setting(
+                consumers=SERVICE.consumers,
+                pool=log.pool,
+                kafka=Kafka("", ""),
+                codec=log.codec,
+                keys=log.keys,
+                metrics=log.metrics,
+            )
+            consumer = Consumer(next(each for each in parts(setting) if each.source == "hours"), log.pool, log.metrics)
+            await consumer.begin()
+            before, began = cpu.used(), perf_counter()
+            for begin in range(0, len(messages), size):
+                assert not await consumer.take(messages[begin : begin + size])
+            done = Slice(len(messages), perf_counter() - began, cpu_seconds=cpu.used() - before)
+            assert consumer.position == len(messages)
+            checked[:] = [await work.check_balances(log.owner, confirmed)]
+            if not rows:
+                for table in _TABLES:
+                    rows[table] = [tuple(row) for row in await log.owner.fetch(f"SELECT * FROM views_1.{table}")]
+            return done
+
+    async def copied() -> Slice:
+        async with place.log() as log:
+            before, began = cpu.used(), perf_counter()
+            async with log.owner.transaction():
+                await log.owner.execute("SET LOCAL synchronous_commit = off")
+                for table, records in rows.items():
+                    await log.owner.copy_records_to_table(table, schema_name="views_1", records=records, timeout=60)
+            done = Slice(len(messages), perf_counter() - began, cpu_seconds=cpu.used() - before)
+            await work.check_balances(log.owner, confirmed)
+            return done
+
+    figure = await contest(
+        f"{len(messages)} events, batches of {RECORDS_MAX}",
+        "events/s",
+        lambda: applied(RECORDS_MAX),
+        {"bound: COPY of the same rows, all at once": copied, f"the same in batches of {LARGE_BATCH}": lambda: applied(LARGE_BATCH)},
+        effort,
+    )
+    goal = figure.beside["bound: COPY of the same rows, all at once"].ratio.median
+    notes = [f"{sum(map(len, rows.values()))} rows in {len(rows)} tables"]
+    return Outcome([figure], checked, {"G6": (goal, figure)}, notes)
+
+
+def _messages(effort: Effort) -> list[Message]:
+    """Every volunteer's entry of a day is proposed, then every one is confirmed, then comes the next day; as the relay publishes it."""
+    codec, ids, log_id = Codec(EVENTS, UPCASTERS), work.Ids("project"), work.Ids("log")()
+    people = [ids() for _ in range(effort.events(VOLUNTEERS))]
+    said: list[ServiceTimeProposed | ServiceTimeConfirmed] = []
+    for day in range(effort.events(PROJECTED) // (2 * len(people)) or 1):
+        proposals = [work.proposed(ids, volunteer, day) for volunteer in people]
+        said += proposals
+        said += [work.confirmed(each) for each in proposals]
+    outgoing: list[Outgoing] = []
+    for position, event in enumerate(said, 1):
+        volunteer = event.volunteer_id
+        made = work.request(codec, ids, work.account_of(volunteer), 0, [event], str(volunteer))
+        record = Record(
+            service="hours",
+            log_id=log_id,
+            position=position,
+            stream=made.stream,
+            version=1 + (position - 1) // len(people),
+            event_id=made.events[0].event_id,
+            type=event.TYPE,
+            schema_version=event.VERSION,
+            time=made.time,
+            command_id=made.command_id,
+            correlation_id=made.correlation_id,
+            causation_id=None,
+            actor=made.actor,
+            partition_key=made.partition_key,
+            traceparent=made.traceparent,
+            payload=made.events[0].payload,
+        )
+        outgoing += chained(outgoing[-1].link if outgoing else START, [record])
+    return [Message(offset, each.headers, each.value) for offset, each in enumerate(outgoing)]
