@@ -60,7 +60,10 @@ class _TheOneKey:
 
     async def fetch(self, _sql: str, subjects: Sequence[UUID]) -> list[dict[str, Any]]:
         nonce = bytes(12)
-        return [{"subject": each, "wrapped": nonce + self._wrapping.encrypt(nonce, PERSON_KEY, each.bytes)} for each in subjects]
+        return [
+            {"subject": each, "wrapped": nonce + self._wrapping.encrypt(nonce, PERSON_KEY, each.bytes), "follows_lost": False}
+            for each in subjects
+        ]
 
 
 @events
