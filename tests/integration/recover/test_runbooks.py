@@ -1,0 +1,138 @@
+"""The runbooks' commands, run as they are written."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from pydantic_core import to_json
+
+from deploy.local.kafka import LocalKafka
+from deploy.local.places import CHECKOUT
+from deploy.local.postgres import HOST, SUPERUSER, LocalPostgres, installed_programs
+from shared.envelope import headers_of
+from shared.eventstore.store import record_from_row
+from tests.integration.recover.conftest import SERVICE, Ran, Site
+
+RUNBOOKS = CHECKOUT / "deploy" / "runbooks"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, kafka_server: LocalKafka) -> Iterator[Site]:
+    """Registration at work, on a PostgreSQL of its own that keeps what it acknowledges."""
+    folder = tmp_path_factory.mktemp("runbooks")
+    postgres = LocalPostgres(folder / "postgres", "a-password-of-the-test-run")
+    postgres.start()
+    made = Site(folder, postgres, kafka_server)
+    made.migrate()
+    made.start_service()
+    yield made
+    made.stop()
+    postgres.remove()
+
+
+class Runbook:
+    """The shell blocks of one page, in order."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        text = (RUNBOOKS / name).read_text(encoding="utf-8")
+        self.blocks = [re.sub(r"^ {3}", "", block, flags=re.MULTILINE) for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
+        self.site = site
+
+    async def follow(self, block: int, **more: str) -> Ran:
+        """Runs a block; each of its commands must succeed."""
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-euc", self.blocks[block], cwd=self.site.folder, env=_environment(self.site) | more,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(120):
+            out, _ = await process.communicate()
+        assert process.returncode == 0, f"{self.blocks[block]}\n{out.decode()}"
+        return Ran(0, out.decode())
+
+
+def _environment(site: Site) -> dict[str, str]:
+    passwords = site.folder / "pgpass"
+    owner = site.database(SERVICE)
+    lines = [f"{HOST}:*:*:{owner}:{site.keys.database_password(SERVICE)}", f"{HOST}:*:*:{SUPERUSER}:{site.postgres.password}"]
+    passwords.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    passwords.chmod(0o600)
+    programs = os.pathsep.join([str(Path(sys.executable).parent), str(installed_programs()), os.environ["PATH"]])
+    return {
+        **os.environ, **site.environment(SERVICE), "PATH": programs, "PYTHONPATH": str(CHECKOUT), "PGHOST": HOST,
+        "PGPORT": str(site.postgres.port), "PGUSER": owner, "PGDATABASE": owner, "PGPASSFILE": str(passwords), "ADMIN": SUPERUSER,
+    }  # fmt: skip
+
+
+async def test_a_log_is_closed_and_opened_and_a_role_paused_and_resumed(site: Site) -> None:
+    await site.adopt()
+    page = Runbook(site, "log-read-only.md")
+    assert len(page.blocks) == 2
+    assert "state=read-only" in (await page.follow(0)).out
+    assert (await site.register(site.person())).status_code == 200
+    assert "paused=views" in (await page.follow(1)).out
+
+
+async def test_a_parked_key_is_looked_at_and_released(site: Site) -> None:
+    person = site.person()
+    assert (await site.register(person)).status_code == 200
+    await site.caught_up()
+    rows = await site.sql(
+        SERVICE, "SELECT *, log_id FROM es.event, es.log WHERE type = 'registration.consent_given' AND stream_id = $1", person.id
+    )
+    record = record_from_row(rows[0], SERVICE, rows[0]["log_id"])
+    headers = to_json({name: value.decode() for name, value in headers_of(record)})
+    await site.sql(
+        SERVICE,
+        "INSERT INTO consumer.parked (consumer, log, position, key, type, headers, payload, error_class, stage) "
+        "VALUES ('withdrawals', 'registration', $1, $2, $3, $4, $5, 'PayloadError', 'applied')",
+        record.position, record.partition_key, record.type, headers, record.payload,
+    )  # fmt: skip
+    page = Runbook(site, "parked-keys.md")
+    assert len(page.blocks) == 3
+    assert f"key={person.id}" in (await page.follow(0)).out
+    assert "registration.consent_given" in (await page.follow(1, KEY=str(person.id))).out
+    ran = await page.follow(2, KEY=str(person.id))
+    assert "withdrawals registration: 1 released" in ran.out
+    assert f"key={person.id}" not in ran.out
+
+
+async def test_a_topic_that_is_lost_is_complete_again(site: Site) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=site.kafka.servers)
+    await admin.start()
+    await admin.delete_topics([f"{site.prefix}{SERVICE}.events"])
+    await admin.close()
+    assert (await site.register(site.person())).status_code == 200
+    page = Runbook(site, "kafka-lost.md")
+    assert len(page.blocks) == 3
+    await page.follow(0)
+    await page.follow(1)
+    assert "nothing differs" in (await page.follow(2)).out
+    await site.caught_up()
+
+
+async def test_an_older_dump_is_restored_and_nothing_is_missing(site: Site) -> None:
+    page = Runbook(site, "restore-an-older-backup.md")
+    assert len(page.blocks) == 5
+    await page.follow(0)
+    person = site.person()
+    first = await site.register(person)
+    assert first.status_code == 200
+    await site.caught_up()
+    site.stop()
+    before = await site.sql(SERVICE, "SELECT position, payload FROM es.event ORDER BY position")
+    await page.follow(1)
+    assert (await site.sql(SERVICE, "SELECT max(position) AS head FROM es.event"))[0]["head"] < before[-1]["position"]
+    await page.follow(2)
+    assert f"key lost, sealed fields read null, claims not rebuilt: {person.id}" in (await page.follow(3)).out
+    assert "nothing differs" in (await page.follow(4)).out
+    assert await site.sql(SERVICE, "SELECT position, payload FROM es.event ORDER BY position") == before
+    site.start_service()
+    again = await site.register(person)
+    assert (again.status_code, again.json()["position"]) == (200, first.json()["position"])
+    assert (await site.register(site.person())).status_code == 200
+    await site.caught_up()
