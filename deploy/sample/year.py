@@ -546,7 +546,9 @@ class Year:
             await self._decide(admin(activity.unit), activity.served[0], "confirm", {}, refused="approver_is_recorder")
         await together(self._approve(activity, approver, each) for each in activity.served)
         if number is not None and number % 6 == 1 and activity.key.endswith("a"):
-            await self._correct(approver, activity.served[0], activity.ends_at - timedelta(hours=1), "wrong_time", AUDITOR.id)
+            await self._correct(
+                approver, activity.served[0], activity.ends_at - timedelta(hours=1), "wrong_time", self._recorder(activity).id
+            )
         if number is not None and number % 8 == 5 and activity.key.endswith("c"):
             await self._reverse(approver, activity.served[-1])
 
@@ -564,7 +566,7 @@ class Year:
         self.tally.count(right)
 
     async def _reverse(self, approver: Who, stretch: Stretch) -> None:
-        await self._decide(approver, stretch, "reverse", {"reason": "false_record", "requester_id": str(AUDITOR.id)})
+        await self._decide(approver, stretch, "reverse", {"reason": "false_record", "requester_id": str(stretch.volunteer)})
         self.tally.drop(stretch)
 
     async def _decide(self, approver: Who, stretch: Stretch, what: str, body: Mapping[str, Any], refused: str | None = None) -> None:

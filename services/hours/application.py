@@ -98,7 +98,7 @@ class ConfirmServiceTime(BaseModel):
 
 
 class CorrectServiceTime(BaseModel):
-    """更正: what was really served, on the same day. `requester_id` is who found the error, and is not who approves."""
+    """更正: what was really served, on the same day. `requester_id` asked for it: the volunteer or a recorder, and not who approves."""
 
     served_on: ServedOn
     starts_at: Instant
@@ -108,7 +108,7 @@ class CorrectServiceTime(BaseModel):
 
 
 class ReverseServiceTime(BaseModel):
-    """冲销: the entry is void. `requester_id` is who asked for it, and is not who approves."""
+    """冲销: the entry is void. `requester_id` is who asked for it: the volunteer or a recorder, and not who approves."""
 
     served_on: ServedOn
     reason: ReversalReason
@@ -358,6 +358,7 @@ CORRECT_SERVICE_TIME: Final[UseCase[CorrectServiceTime, LookUps]] = UseCase(
         "approver_is_subject",
         "approver_is_recorder",
         "approver_is_requester",
+        "requester_unknown",
         "entry_reversed",
         "ends_before_start",
         "interval_outside_day",
@@ -382,6 +383,7 @@ REVERSE_SERVICE_TIME: Final[UseCase[ReverseServiceTime, LookUps]] = UseCase(
         "approver_is_subject",
         "approver_is_recorder",
         "approver_is_requester",
+        "requester_unknown",
         "entry_reversed",
         "no_hours_policy",
     ),
@@ -432,6 +434,9 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "approver_is_subject": RefusalText(403, "不得审核本人的时长", "Nobody approves their own hours"),
     "approver_is_recorder": RefusalText(403, "签到签退的记录人不得审核", "Who recorded the attendance may not approve it"),
     "approver_is_requester": RefusalText(403, "提出人不得自行审核", "Who asked for it may not approve it"),
+    "requester_unknown": RefusalText(
+        422, "提出人须为志愿者本人或签到签退的记录人", "Only the volunteer, or who recorded the attendance, can have asked for it"
+    ),
     "already_confirmed": RefusalText(409, "该条时长已认定", "The entry counts already"),
     "nothing_to_confirm": RefusalText(409, "未签退, 须先更正实际时间", "The check-out was missed: a correction must say what was served"),
     "overlapping_service": RefusalText(409, "与已认定的时段重叠", "It overlaps time that counts already"),

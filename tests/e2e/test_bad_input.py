@@ -251,9 +251,9 @@ class Scene:
         return await command(by or self.stage.leader("hours"), path, {"served_on": entry["served_on"], **said})
 
     async def correct(self, starts: str, ends: str, *, days: int = 0) -> httpx.Response:
-        """Dan's morning was another interval, says somebody."""
+        """Dan's morning was another interval, says Dan."""
         day = self.today + timedelta(days=days)
-        said = {"reason": "wrong_time", "requester_id": str(NOBODY)}
+        said = {"reason": "wrong_time", "requester_id": str(self.dan.id)}
         times = {"starts_at": on(day, starts).isoformat(), "ends_at": on(day, ends).isoformat()}
         return await self.entry("correct", self.morning_entry, **times, **said)
 
@@ -400,6 +400,10 @@ REFUSED: Final[Mapping[str, tuple[str, Case]]] = {
     "a correction by who asked for it": (
         "approver_is_requester",
         lambda s: s.entry("reverse", s.noon_entry, s.hours(NOBODY, "unit_admin"), reason="duplicate", requester_id=str(NOBODY)),
+    ),
+    "a correction that nobody asked for who was there": (
+        "requester_unknown",
+        lambda s: s.entry("reverse", s.noon_entry, reason="duplicate", requester_id=str(NOBODY)),
     ),
     "a policy file with a wrong line": (
         "policy_file_wrong",

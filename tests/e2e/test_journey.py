@@ -52,7 +52,7 @@ async def test_an_admin_sees_the_person_across_the_three_services(stage: Stage, 
 
 async def test_the_star_goes_by_itself_when_the_hours_are_reversed(stage: Stage, played: Journey) -> None:
     path = f"/accounts/{played.volunteer.id}/entries/{played.entry['entry_id']}/reverse"
-    said = {"served_on": played.entry["served_on"], "reason": "false_record", "requester_id": str(uuid4())}
+    said = {"served_on": played.entry["served_on"], "reason": "false_record", "requester_id": str(played.volunteer.id)}
     after = accepted(await command(stage.leader("hours"), path, said))["position"]  # Another service follows it through its reactions.
     history = await rows(stage.bureau("recognition"), "/star-history", after, volunteer=str(played.volunteer.id))
     assert [each["outcome"] for each in history] == ["withdrawn", "granted"]

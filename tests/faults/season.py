@@ -203,7 +203,7 @@ class Season:
         elif how == "reverse":
             body |= {"reason": "false_record"}
         if how != "confirm":
-            body["requester_id"] = str(world.volunteer(900))
+            body["requester_id"] = str(who)
         asked = await self.clients.ask("hours", *LEADER, f"/accounts/{who}/entries/{entry_id}/{how}", body)
         assert asked.types[:1] == [f"service_time_{_DONE[how]}"], asked
         entry.starts_at, entry.ends_at = starts_at, ends_at

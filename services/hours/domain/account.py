@@ -291,7 +291,10 @@ def evolve(account: Account, event: AccountEvent) -> Account:
 
 
 def _approvable(account: Account, command: Confirm | Correct | Reverse) -> Entry | Refusal:
-    """The entry, when this approver may decide on it: neither recorder nor subject nor who asked for it, and of the entry's unit."""
+    """The entry, when this approver may decide on it: neither recorder nor subject nor who asked for it, and of the entry's unit.
+
+    A change is asked for by somebody who was there: the volunteer, or who recorded the attendance.
+    """
     entry = account.entries.get(command.entry_id)
     served_on = command.day.on if isinstance(command, Correct) else command.served_on
     if entry is None or entry.served_on != served_on:
@@ -305,6 +308,8 @@ def _approvable(account: Account, command: Confirm | Correct | Reverse) -> Entry
         return Refusal("approver_is_recorder")
     if not isinstance(command, Confirm) and approver.person_id == command.requester_id:
         return Refusal("approver_is_requester")
+    if not isinstance(command, Confirm) and command.requester_id not in {command.volunteer_id, *entry.recorders}:
+        return Refusal("requester_unknown")  # Who was there can ask; a name made up by the approver would be no second person.
     if entry.state == "reversed":
         return Refusal("entry_reversed")
     return entry

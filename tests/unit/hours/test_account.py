@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -127,6 +128,15 @@ def test_a_decision_needs_the_right_person_and_a_known_entry(command: Any, code:
 def test_who_asked_for_a_change_does_not_approve_it(name: str) -> None:
     command = replace(DECISIONS[name], requester_id=ADMIN)  # type: ignore[type-var]
     assert refused(decide(booked(MORNING), command)) == "approver_is_requester"
+
+
+@pytest.mark.parametrize("name", ["correct", "reverse"])
+def test_nobody_is_named_as_who_asked_but_the_volunteer_and_those_who_recorded(name: str) -> None:
+    def answer(requester_id: UUID) -> str | None:
+        return refused(decide(booked(MORNING), replace(DECISIONS[name], requester_id=requester_id)))  # type: ignore[type-var]
+
+    assert [answer(each) for each in (VOLUNTEER, KIOSK, LEADER)] == [None, None, None]
+    assert [answer(each) for each in (CHIEF, UUID(int=99))] == ["requester_unknown", "requester_unknown"]
 
 
 def test_the_bureau_approves_for_every_unit() -> None:
