@@ -144,6 +144,14 @@ class Metrics:
     parked_oldest_timestamp_seconds = _Declared(
         Gauge, ("consumer", "reason"), zh="最早搁置的时间", en="When the oldest parked event was parked"
     )
+    projection_definition_changed = _Declared(
+        Gauge,
+        zh="读模型由另一版定义建成, 须重建 (1 或 0)",
+        en="Whether the live read models were built by other definitions: they stand still until they are rebuilt (1 or 0)",
+    )
+    projection_rebuild_progress_ratio = _Declared(
+        Gauge, ("schema",), zh="读模型重建进度", en="Share of the logs that the read models under construction have applied"
+    )
     deadlines_due = _Declared(Gauge, zh="已到期未处理的期限", en="Deadlines that are due and not yet fired")
     ledger_imbalance_minutes = _Declared(Gauge, zh="时长账不平的分钟数, 必须为 0", en="Sum of all ledger postings, which must be 0")
     retries_total = _Declared(Counter, ("cause",), zh="暂时性错误后的重试", en="Retries after a transient error, by cause")

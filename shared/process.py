@@ -14,14 +14,14 @@ from typing import Any, Final, Generic, TypeVar
 import asyncpg
 import typer
 
-from shared import VERSION, consumer, eventstore, logs, operating, parked, privacy, states
+from shared import VERSION, consumer, eventstore, logs, operating, parked, privacy, rebuild, states
 from shared.application import Claims, UseCase
 from shared.clock import Clock
 from shared.codec import Codec
 from shared.consumer.gauges import refresh
 from shared.consumer.heads import follow_heads
 from shared.consumer.inbox import reactors, run_inbox
-from shared.consumer.schema import ensure_views
+from shared.consumer.schema import ensure_views, keep_looking
 from shared.consumer.values import Consumers, Deadlines, LookUp, Projection, Reaction
 from shared.consumer.views import run_views
 from shared.consumer.waits import Waits
@@ -162,6 +162,7 @@ def main(service: Service[Any]) -> None:
         """Apply a key's parked events in order; the first that fails again keeps the rest parked."""
         run(lambda settings: _retry(service, settings, key))
 
+    rebuild.add_commands(app, rebuild.ReadModels(service.consumers, service.api_sql, service.imbalance), run)
     operating.add_commands(
         app, operating.Operated(service.name, service.claims, service.projections, _migration_sets(service)), run
     )
@@ -208,6 +209,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
         app = build_app(api)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, store=pool, reads=reads)))
+            tasks.create_task(keep_looking(pool, service.projections, metrics, stop))
             tasks.create_task(serve(app, settings.http_host, settings.http_port, stop, pause_seconds=DRAIN_PAUSE_SECONDS))
             await stop.wait()
             app.state.draining = True

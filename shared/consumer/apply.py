@@ -25,6 +25,9 @@ from shared.privacy import PersonalKeys
 
 Stage = Literal["applied", "reactions"]
 
+LIVE: Final = "views"
+"""The consumer whose read models are in use; those of another schema have a name of their own (`schema.consumer_of`)."""
+
 DETERMINISTIC: Final = (DeterministicError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 """The closed list: what fails so will always fail so, and its key is parked. Everything else is tried again (D8)."""
 
@@ -48,6 +51,10 @@ class FencedError(LeifengError):
 
 class BreakerError(LeifengError):
     """Too many keys would be parked for one reason: that is our fault and not that of the data, so the consumer stops."""
+
+
+class DefinitionError(LeifengError):
+    """The read models were built by other definitions than this code's: it may not write them."""
 
 
 class Message(Protocol):
@@ -130,8 +137,9 @@ def _verified(place: Place, record: Record, message: Message) -> Entry | None:
 class Part:
     """What one consumer does with one source log.
 
-    `keys` open the sealed fields of the service's own log. `views` sets the live schema of read models before the folds, and lets the
-    commit be asynchronous: position and rows vanish together. A consumer that does not block parks what it cannot read alone, and goes on.
+    `keys` open the sealed fields of the service's own log. With a `definition` it writes read models: the folds find the live schema, or
+    `schema`, if that was built by this definition, and the commit is asynchronous, for position and rows vanish together. A consumer that
+    does not block parks what it cannot read alone, and goes on.
     """
 
     consumer: str
@@ -140,7 +148,8 @@ class Part:
     folds: Sequence[Fold]
     codec: Codec
     keys: PersonalKeys | None = None
-    views: bool = False
+    definition: str | None = None
+    schema: str | None = None
     blocks: bool = True
 
 
@@ -185,9 +194,19 @@ async def open_sealed(part: Part, connection: Connection, reads: Sequence[Read])
 
 
 async def enter(part: Part, connection: Connection) -> None:
-    """Sets what the folds of this part find in their transaction."""
-    if part.views and await connection.fetchrow(_ENTER_VIEWS) is None:
-        raise LeifengError("there is no schema of read models yet: migrate first")
+    """Sets what the folds of this part find in their transaction. The position row is locked before, so that no swap comes between.
+
+    Raises DefinitionError.
+    """
+    if part.definition is None:
+        return
+    row = await connection.fetchrow(_ENTER_VIEWS, part.schema)
+    if row is None:
+        raise LeifengError(
+            "there is no schema of read models yet: migrate first" if part.schema is None else f"{part.schema} is no rebuild"
+        )
+    if row["definition_hash"] != part.definition:
+        raise DefinitionError(f"{row['schema']} was built by other definitions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +264,7 @@ class Consumer:
         self._metrics = metrics
         self._breaker = Breaker()
         self._unsure: Place | None = None
+        self._schema: str | None = None
 
     @property
     def name(self) -> str:
@@ -264,6 +284,7 @@ class Consumer:
             await connection.execute(_INSERT_POSITION, self.part.consumer, self.part.source)
             row = await connection.fetchrow(_SELECT_POSITION, self.part.consumer, self.part.source)
         assert row is not None
+        self._schema = row["live_schema"]
         self.place = Place(row["log_id"], row["applied"], row["applied_hash"], row["kafka_offset"], row["ce_time"])
         return self.place.offset
 
@@ -282,8 +303,10 @@ class Consumer:
                 async with self._pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction():
                     parked = await self._apply(connection, run, reads, place)
             except FencedError:
-                was = self.place
+                was, schema = self.place, self._schema
                 await self.begin()
+                if self.part.consumer == LIVE and self._schema != schema:
+                    return await self.take(messages)  # The read models were swapped: these stand at a place of their own.
                 if self.place != self._unsure:
                     self.place = was
                     self._count("fenced", len(run.entries))
@@ -316,12 +339,12 @@ class Consumer:
 
     async def _apply(self, connection: Connection, run: Run, reads: Sequence[Read], place: Place) -> int:
         part, was = self.part, self.place
-        await enter(part, connection)
         moved = await connection.fetchval(
             _MOVE, part.consumer, part.source, place.log_id, place.position, place.hash, place.offset, place.time, was.position, was.hash
         )
         if moved is None:
             raise FencedError(f"{part.consumer} of {part.source} is not at {was.position} any more")
+        await enter(part, connection)
         self._breaker.meet(run.entries)
         blocked = await blocked_keys(connection, part, [each.entry for each in reads]) if part.blocks else set[str]()
         await open_sealed(part, connection, reads)
@@ -403,12 +426,13 @@ async def blocked_keys(connection: Connection, part: Part, entries: Sequence[Ent
 
 
 _ENTER_VIEWS: Final = """
-    SELECT set_config('search_path', quote_ident(schema), true), set_config('synchronous_commit', 'off', true)
-    FROM consumer.views WHERE live
+    SELECT schema, definition_hash, set_config('search_path', quote_ident(schema), true), set_config('synchronous_commit', 'off', true)
+    FROM consumer.views WHERE CASE WHEN $1::text IS NULL THEN live ELSE schema = $1 AND NOT live END
 """
 _INSERT_POSITION: Final = "INSERT INTO consumer.position (consumer, log) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _SELECT_POSITION: Final = """
-    SELECT log_id, applied, applied_hash, kafka_offset, ce_time FROM consumer.position WHERE consumer = $1 AND log = $2
+    SELECT log_id, applied, applied_hash, kafka_offset, ce_time, (SELECT schema FROM consumer.views WHERE live) AS live_schema
+    FROM consumer.position WHERE consumer = $1 AND log = $2
 """
 _MOVE: Final = """
     UPDATE consumer.position SET log_id = $3, applied = $4, applied_hash = $5, kafka_offset = $6, ce_time = $7
@@ -426,5 +450,10 @@ _BLOCK: Final = "INSERT INTO consumer.blocked (consumer, log, stage, key, reason
 _RECENTLY_BLOCKED: Final = """
     SELECT reason, count(*) AS keys FROM consumer.blocked
     WHERE consumer = $1 AND log = $2 AND stage = $3 AND reason <> 'behind'
-        AND since > clock_timestamp() - make_interval(secs => $4) GROUP BY reason
+        AND since > clock_timestamp() - make_interval(secs => $4)
+        AND NOT ($1 LIKE 'views@%' AND EXISTS (  -- What the live read models have parked too is no news of a rebuild.
+            SELECT FROM consumer.blocked AS known
+            WHERE known.consumer = 'views' AND (known.log, known.stage, known.key) = (blocked.log, blocked.stage, blocked.key)
+        ))
+    GROUP BY reason
 """

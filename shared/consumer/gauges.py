@@ -14,6 +14,7 @@ async def refresh(setting: Setting, clock: Clock) -> None:
     pool, metrics = setting.pool, setting.metrics
     positions = await pool.fetch(_POSITIONS, sorted({each.source for each in setting.consumers.reactions}))
     parked = await pool.fetch(_PARKED)
+    rebuilds = await pool.fetch(_REBUILDS)
     due = await pool.fetchval("SELECT count(*) FROM consumer.deadline WHERE due_at <= $1", await clock())
     for row in positions:
         labels = (row["consumer"], row["log"])
@@ -27,6 +28,9 @@ async def refresh(setting: Setting, clock: Clock) -> None:
             metrics.consumer_heartbeat_timestamp_seconds.labels(*labels).set(row["said_at"].timestamp())
     for gauge in (metrics.parked_keys, metrics.parked_messages, metrics.parked_oldest_timestamp_seconds):
         gauge.clear()
+    metrics.projection_rebuild_progress_ratio.clear()
+    for row in rebuilds:
+        metrics.projection_rebuild_progress_ratio.labels(row["schema"]).set(row["ratio"])
     for row in parked:
         metrics.parked_keys.labels(row["consumer"], row["reason"]).set(row["keys"])
         metrics.parked_messages.labels(row["consumer"], row["reason"]).set(row["events"])
@@ -36,7 +40,7 @@ async def refresh(setting: Setting, clock: Clock) -> None:
 
 _POSITIONS: Final = """
     WITH place AS (
-        SELECT consumer, log, applied, ce_time FROM consumer.position
+        SELECT consumer, log, applied, ce_time FROM consumer.position WHERE consumer NOT LIKE 'views@%'  -- Nobody reads those.
         UNION ALL SELECT 'reactions', log, reacted, NULL FROM consumer.position WHERE consumer = 'inbox' AND log = ANY($1::text[])
     )
     SELECT place.consumer, place.log, place.applied, place.ce_time, head.head, head.said_at
@@ -46,5 +50,13 @@ _PARKED: Final = """
     SELECT parked.consumer, coalesce(blocked.reason, parked.error_class) AS reason, count(DISTINCT (parked.log, parked.key)) AS keys,
            count(*) AS events, min(parked.first_at) AS first_at
     FROM consumer.parked AS parked LEFT JOIN consumer.blocked AS blocked USING (consumer, log, stage, key)
+    WHERE parked.consumer NOT LIKE 'views@%'
     GROUP BY 1, 2
+"""
+_REBUILDS: Final = """
+    SELECT built.schema, coalesce(sum(place.applied) / nullif(sum(greatest(head.head, place.applied)), 0), 0) AS ratio
+    FROM consumer.views AS built
+    LEFT JOIN consumer.position AS place ON place.consumer = 'views@' || substr(built.schema, length('views_') + 1)
+    LEFT JOIN consumer.head AS head USING (log)
+    WHERE built.building GROUP BY built.schema
 """

@@ -1,56 +1,130 @@
-"""The schema of a service's read models, `views_<n>`, and the views that admins see, `api` (D9, D11). Runs as the owner, in `migrate`."""
+"""The schemas of a service's read models, `views_<n>`, and the views that admins see, `api` (D9, D11). Made as the owner."""
 
+import ast
+import asyncio
 import inspect
 from collections.abc import Sequence
 from hashlib import sha256
+from logging import ERROR, INFO
 from pathlib import Path
 from typing import Final
 
 from shared import logs
-from shared.consumer.values import Projection
+from shared.consumer.apply import LIVE
+from shared.consumer.values import Fold, Projection
+from shared.lifecycle import every
+from shared.metrics import Metrics
 from shared.migrate import Roles
-from shared.postgres import Connection, quote
+from shared.postgres import Connection, Pool, quote
 
 FIRST_SCHEMA: Final = "views_1"
+LOOK_SECONDS: Final = 10.0
+"""Between two looks of a process whether its definitions are those of the live read models."""
 
 _log = logs.logger()
+
+
+def consumer_of(schema: str) -> str:
+    """Under which name a schema that is not live has its positions: `views@2`."""
+    return f"{LIVE}@{schema.removeprefix('views_')}"
 
 
 async def ensure_views(connection: Connection, roles: Roles, projections: Sequence[Projection], api_sql: Path) -> bool:
     """Makes the first schema of read models where there is none, and the `api` views anew, in one transaction.
 
-    False when the live read models were built by other definitions than `projections`: they stay as they are until they are rebuilt.
-    `api_sql` and the tables' files name read models without a schema; `api.freshness` is there for every service.
+    False when the live read models were built by other definitions than `projections`: they and their `api` views stay as they are until
+    they are rebuilt. `api_sql` and the tables' files name read models without a schema; `api.freshness` is there for every service.
     """
     definition = definition_hash(projections)
     async with connection.transaction():
         live = await connection.fetchrow("SELECT schema, definition_hash FROM consumer.views WHERE live FOR UPDATE")
-        schema = FIRST_SCHEMA if live is None else str(live["schema"])
         if live is None:
-            await connection.execute(f"CREATE SCHEMA {quote(schema)}")
-            await _look_in(connection, schema)
-            for each in projections:
-                await connection.execute(_sql(each.tables, roles))
-            await connection.execute(roles.fill_in(_GRANT_TABLES.format(schema=quote(schema))))
-            await connection.execute("INSERT INTO consumer.views VALUES ($1, $2, true)", schema, definition)
-        await _look_in(connection, schema)
-        await connection.execute("DROP SCHEMA IF EXISTS api CASCADE; CREATE SCHEMA api;" + _FRESHNESS)
-        await connection.execute(_sql(api_sql, roles))
-        await connection.execute(roles.fill_in(_GRANT_API))
-    unchanged = live is None or live["definition_hash"] == definition
-    if not unchanged:
-        _log.warning("views_built_by_other_definitions", state=schema)
-    return unchanged
+            await make_schema(connection, roles, projections, FIRST_SCHEMA)
+            await connection.execute(_INSERT_LIVE, FIRST_SCHEMA, definition)
+        elif live["definition_hash"] == "":
+            await connection.execute("UPDATE consumer.views SET definition_hash = $1 WHERE live", definition)
+        elif live["definition_hash"] != definition:
+            _log.warning("views_built_by_other_definitions", state=live["schema"])
+            return False
+        await make_api(connection, roles, FIRST_SCHEMA if live is None else live["schema"], api_sql)
+    return True
+
+
+async def make_schema(connection: Connection, roles: Roles, projections: Sequence[Projection], schema: str) -> None:
+    """An empty schema of read models, for the app role to fill. In the caller's transaction."""
+    await connection.execute(f"CREATE SCHEMA {quote(schema)}")
+    await _look_in(connection, schema)
+    for each in projections:
+        await connection.execute(_sql(each.tables, roles))
+    await connection.execute(roles.fill_in(_GRANT_TABLES.format(schema=quote(schema))))
+
+
+async def make_api(connection: Connection, roles: Roles, schema: str, api_sql: Path) -> None:
+    """The `api` views anew, over the read models in `schema`. In the caller's transaction."""
+    await _look_in(connection, schema)
+    await connection.execute("DROP SCHEMA IF EXISTS api CASCADE; CREATE SCHEMA api;" + _FRESHNESS)
+    await connection.execute(_sql(api_sql, roles))
+    await connection.execute(roles.fill_in(_GRANT_API))
+
+
+async def is_current(pool: Pool, projections: Sequence[Projection], metrics: Metrics) -> bool:
+    """Whether the live read models were built by these definitions; the metric says when they were not.
+
+    A worker writes only what its own definitions built: with others, rows would follow partly from these and partly from those.
+    """
+    current = await pool.fetchval("SELECT definition_hash FROM consumer.views WHERE live") in {None, definition_hash(projections)}
+    metrics.projection_definition_changed.set(0 if current else 1)
+    return current
+
+
+async def keep_looking(pool: Pool, projections: Sequence[Projection], metrics: Metrics, stop: asyncio.Event) -> None:
+    """Looks until `stop` whether the live read models are current, and says in a line when that changes."""
+    said = True
+
+    async def look() -> None:
+        nonlocal said
+        current = await is_current(pool, projections, metrics)
+        if current != said:
+            _log.log(INFO if current else ERROR, "views_current_again" if current else "views_built_by_other_definitions")
+        said = current
+
+    await every(stop, LOOK_SECONDS, "definition", look)
 
 
 def definition_hash(projections: Sequence[Projection]) -> str:
-    """What the rows of the read models follow from: the tables' SQL and the source of the modules in which the folds stand."""
+    """What the rows of the read models follow from: the tables' SQL, and the code of the folds with what it names in its module.
+
+    Comments, words and queries beside it change nothing.
+    """
     digest = sha256()
     for each in sorted(projections, key=lambda one: one.name):
-        module = inspect.getmodule(each.fold)
-        for text in (each.name, each.source, each.tables.read_text(encoding="utf-8"), inspect.getsource(module) if module else ""):
-            digest.update(len(text).to_bytes(4) + text.encode())
+        for text in (each.name, each.source, each.tables.read_text(encoding="utf-8"), _code(each.fold)):
+            digest.update(len(text.encode()).to_bytes(4) + text.encode())
     return digest.hexdigest()
+
+
+def _code(fold: Fold) -> str:
+    """The statements of the fold's module that it reaches by name, in their order, as Python would write them."""
+    module = inspect.getmodule(fold)
+    statements = ast.parse(inspect.getsource(module)).body if module else []
+    named = {name: each for each in statements for name in _names(each)}
+    reached, ahead = set[ast.stmt](), [getattr(fold, "__name__", "")]
+    while ahead:
+        found = named.get(ahead.pop())
+        if found is not None and found not in reached:
+            reached.add(found)
+            ahead += [each.id for each in ast.walk(found) if isinstance(each, ast.Name)]
+    return "\n".join(ast.unparse(each) for each in statements if each in reached or not reached)
+
+
+def _names(statement: ast.stmt) -> Sequence[str]:
+    """The names that a module's statement gives something to."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return [each.asname or each.name for each in statement.names]
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target] if isinstance(statement, ast.AnnAssign) else []
+    return [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
 
 
 def _sql(file: Path, roles: Roles) -> str:
@@ -61,6 +135,7 @@ async def _look_in(connection: Connection, schema: str) -> None:
     await connection.execute("SELECT set_config('search_path', $1, true)", quote(schema))
 
 
+_INSERT_LIVE: Final = "INSERT INTO consumer.views (schema, definition_hash, live) VALUES ($1, $2, true)"
 _GRANT_TABLES: Final = """
     GRANT USAGE ON SCHEMA {schema} TO :"app";
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO :"app";

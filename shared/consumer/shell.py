@@ -18,7 +18,7 @@ from faststream.kafka import KafkaBroker, TopicPartition
 from faststream.kafka.message import KafkaMessage
 
 from shared import logs
-from shared.consumer.apply import BreakerError, FencedError
+from shared.consumer.apply import BreakerError, DefinitionError, FencedError
 from shared.errors import LeifengError, NewerVersionError
 from shared.metrics import Metrics
 
@@ -31,7 +31,7 @@ GRACE_SECONDS: Final = 3.0
 """A batch under way at the end of the role may finish; what is cut off is rolled back and read again."""
 RETRY_SECONDS_MAX: Final = 5.0
 
-FINAL: Final = (FencedError, BreakerError, NewerVersionError)
+FINAL: Final = (FencedError, BreakerError, DefinitionError, NewerVersionError)
 """What trying again does not cure: the role is given up."""
 
 T = TypeVar("T")

@@ -75,8 +75,10 @@ class Waits:
     async def freshness(self, connection: Connection) -> Sequence[Freshness]:
         """How far the views stand in each log they read, also where they have not begun.
 
-        The own log's head is read here and now: what it says of itself comes by Kafka, and not while that is away.
+        The own log's head is read here and now: what it says of itself comes by Kafka, and not while that is away. The lock, which comes
+        before the snapshot, holds a swap of the read models off: positions and rows are of the same schema.
         """
+        await connection.execute("LOCK TABLE consumer.views IN ACCESS SHARE MODE")
         rows = await connection.fetch(_SELECT_FRESHNESS, sorted(self._views), self._store.service)
         return [Freshness(row["source"], row["log_id"], row["applied"], row["head"], row["said_at"]) for row in rows]
 

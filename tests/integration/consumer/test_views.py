@@ -26,7 +26,9 @@ from shared.consumer.views import run_views
 from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.registration import ConsentGiven, VolunteerRegistered
 from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.eventstore.store import ensure_log, open_store
 from shared.postgres import Connection, connect
+from shared.rebuild import RebuildError, Rebuilding, drop_old, rebuild, roll_back
 from tests.integration.consumer.conftest import Base
 from tests.integration.consumer.deciding import no_deadlines
 from tests.integration.consumer.log import Log, Message, create_topic, publish
@@ -63,7 +65,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 def registered(log: Log, base: Base, number: str, name: str = "赵一鸣") -> Message:
     person = PERSON if number == "1" else uuid5(PERSON, number)
     event = VolunteerRegistered(
-        volunteer_id=person, number=number, unit_code="u", name=name, id_number=None, phone=None, is_minor=False, skills=()
+        volunteer_id=person, number=number, unit_code="u", name=name, id_number=None, phone=None, is_minor=False, skills=None
     )
     payload = REAL.encode(event, uuid5(log.log_id, str(len(log.records) + 1)), base.keys.seal)
     return log.say(str(person), event, payload=payload)
@@ -201,3 +203,67 @@ async def test_parked_keys_and_due_deadlines_are_shown_and_go_when_they_are_gone
     await refresh(setting, system_clock)
     assert "leifeng_parked_keys{" not in base.metrics.render().decode()
     assert base.metrics.deadlines_due._value.get() == 0
+
+
+async def test_read_models_of_other_definitions_stand_still_until_they_are_rebuilt(
+    base: Base, kafka_server: LocalKafka, topic_prefix: str, files: tuple[Path, Path]
+) -> None:
+    """The worker of a new release waits, and goes on by itself after the rebuild; only the old release rolls back."""
+    tables, api = files
+    projection = Projection("volunteers", "registration", tables, volunteers)
+    servers, topic = kafka_server.servers, f"{topic_prefix}registration.events"
+    for name in ("registration", "hours", "recognition"):
+        await create_topic(servers, f"{topic_prefix}{name}.events")
+    consumers: Consumers[None] = Consumers(
+        service="registration", projections=[projection], look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={}
+    )
+    setting = Setting(
+        consumers=consumers, pool=base.pool, kafka=Kafka(servers, topic_prefix), codec=REAL, keys=base.keys, metrics=base.metrics
+    )
+    owner = await connect(base.dsn, "owner", statement_seconds=30)
+    await ensure_log(owner, "registration", "system")
+    await ensure_views(owner, base.roles, [projection], api)
+    store = await open_store(base.pool, "registration", base.metrics)
+    said: list[str] = []
+    work = Rebuilding(owner=owner, roles=base.roles, setting=setting, store=store, api_sql=api, imbalance=None, say=said.append)
+    log = Log("registration")
+    await base.keys.ensure(uuid5(PERSON, str(number)) for number in range(9))
+    await publish(servers, topic, [registered(log, base, str(number)) for number in (2, 3)])
+    changed = base.metrics.projection_definition_changed._value
+
+    def at(position: int) -> Callable[[], Any]:
+        async def reached() -> bool:
+            return await base.applied("views", "registration") >= position
+
+        return reached
+
+    async with at_work(lambda stop: run_views(setting, stop)):
+        await until(at(2))
+    assert changed.get() == 0
+    tables.write_text(TABLES.replace("name text", "name text, unit text"), encoding="utf-8")
+    assert not await ensure_views(owner, base.roles, [projection], api)
+    async with at_work(lambda stop: run_views(setting, stop)):
+        await publish(servers, topic, [registered(log, base, "4")])
+
+        async def noticed() -> bool:
+            return bool(changed.get() == 1)
+
+        await until(noticed)
+        assert await rebuild(work, asyncio.Event(), per_second=1000)
+        assert await base.pool.fetchval("SELECT applied FROM consumer.position WHERE consumer = 'views@1' AND log = 'registration'") == 2
+        await publish(servers, topic, [registered(log, base, "5")])
+        await until(at(4))
+    assert changed.get() == 0
+    assert [row["number"] for row in await owner.fetch("SELECT number FROM views_2.volunteer ORDER BY 1")] == ["2", "3", "4", "5"]
+    assert [row["number"] for row in await owner.fetch("SELECT number FROM api.volunteers ORDER BY 1")] == ["2", "3", "4", "5"]
+
+    with pytest.raises(RebuildError, match="other definitions"):
+        await roll_back(work, asyncio.Event())
+    tables.write_text(TABLES, encoding="utf-8")
+    assert await roll_back(work, asyncio.Event())
+    assert [row["number"] for row in await owner.fetch("SELECT number FROM views_1.volunteer ORDER BY 1")] == ["2", "3", "4", "5"]
+    assert await owner.fetchval("SELECT schema FROM consumer.views WHERE live") == "views_1"
+    await drop_old(work)
+    assert await owner.fetchval("SELECT to_regnamespace('views_2')") is None
+    await store.close()
+    await owner.close()

@@ -112,7 +112,7 @@ async def test_a_reader_is_told_how_fresh_the_views_are_and_which_keys_are_parke
     )  # fmt: skip
     await base.pool.execute("INSERT INTO consumer.blocked VALUES ('views', 'hours', 'applied', 'a', 'InvariantError')")
     await base.pool.execute("INSERT INTO consumer.blocked VALUES ('inbox', 'hours', 'applied', 'b', 'InvariantError')")
-    async with base.pool.acquire() as connection:
+    async with base.pool.acquire() as connection, connection.transaction(readonly=True):
         assert await waits.freshness(connection) == [
             Freshness("hours", HOURS, 5, 8, NOON),
             Freshness("recognition", None, 0, 0, None),

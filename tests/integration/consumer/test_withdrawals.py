@@ -56,10 +56,10 @@ async def test_a_role_is_withdrawn_only_while_it_was_not_given_again(base: Base)
     seen = []
     for event in (
         RoleGranted(person_id=PERSON, role="unit_admin", unit_code="water-saving-office"),
-        RoleWithdrawn(person_id=PERSON, role="unit_admin", unit_code="water-saving-office", reason="left"),
+        RoleWithdrawn(person_id=PERSON, role="unit_admin", unit_code="water-saving-office", reason=None),
         RoleGranted(person_id=PERSON, role="unit_admin", unit_code="another-office"),
         RoleGranted(person_id=PERSON, role="unit_admin", unit_code="water-saving-office"),
-        RoleWithdrawn(person_id=PERSON, role="unit_admin", unit_code="another-office", reason="left"),
+        RoleWithdrawn(person_id=PERSON, role="unit_admin", unit_code="another-office", reason=None),
     ):
         await reader.take([say(log, event)])
         seen.append(await waits.is_withdrawn(actor))
@@ -85,7 +85,7 @@ async def test_a_withdrawal_behind_a_fact_that_cannot_be_read_still_passes(base:
     log, reader = Log("registration"), await withdrawing(base)
     unreadable = log.say(str(PERSON), RoleGranted(person_id=PERSON, role="kiosk", unit_code="office"), payload=b'{"role":7}')
     unknown = log.say(str(PERSON), Counted(number=1), payload=b"{}")
-    told = say(log, RoleWithdrawn(person_id=PERSON, role="kiosk", unit_code="office", reason="lost"))
+    told = say(log, RoleWithdrawn(person_id=PERSON, role="kiosk", unit_code="office", reason=None))
     await reader.take([unreadable, unknown, told])
     assert await withdrawn(base) == {"role:kiosk:office": True}
     assert await base.parked() == [(1, str(PERSON), "PayloadError"), (2, str(PERSON), "UnknownEventTypeError")]

@@ -1,0 +1,560 @@
+"""Read models built anew beside live traffic, in a schema of their own, and swapped in one transaction (D9).
+
+The same folds, the same error rule, the same transaction of position and rows as in the live path; only the schema and the name of the
+consumer differ. So a rebuild that was killed goes on where it stood, and one that has caught up follows the logs like the live one does.
+Reactions belong to the inbox: none is fired here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, Any, Final
+
+import asyncpg
+import typer
+
+from shared import VERSION, parked
+from shared.codec import Codec
+from shared.consumer import Kafka, Setting, views
+from shared.consumer.apply import LIVE, Consumer, Part
+from shared.consumer.schema import FIRST_SCHEMA, consumer_of, definition_hash, make_api, make_schema
+from shared.consumer.shell import FINAL, StoppedError, insist, together, wait
+from shared.consumer.values import Consumers
+from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.digest import digest_of
+from shared.envelope import CHAIN_START, Record, chain_hash, headers_of
+from shared.errors import LeifengError
+from shared.eventstore.store import open_store
+from shared.eventstore.values import EventStore
+from shared.lifecycle import stop_on_signals
+from shared.metrics import Metrics
+from shared.migrate import Roles, roles_of
+from shared.postgres import Connection, connect, open_pool, quote
+from shared.privacy import PersonalKeys
+from shared.settings import Settings, read_key
+
+EVENTS_PER_SECOND: Final = 2000
+"""What a rebuild reads at most unless it is told otherwise, so that live commands keep their pace."""
+SLICE_EVENTS: Final = 100
+"""Events of one transaction: small ones leave the database to others between them."""
+LOOK_SECONDS: Final = 0.25
+SAY_SECONDS: Final = 2.0
+PAGE_EVENTS: Final = 500
+SWAP_LOCK_SECONDS: Final = 1.0
+"""How long a swap waits for readers, who wait behind it: then it gives way, and tries again."""
+SWAP_CATCH_UP_SECONDS: Final = 1.0
+SWAP_SECONDS_MAX: Final = 60
+OWNER_STATEMENT_SECONDS_MAX: Final = 60.0
+CONNECTIONS_MAX: Final = 6
+LOCK_KEY: Final = 5_104_202_009
+"""Advisory lock of whoever rebuilds the read models of a database."""
+
+
+class Origin(StrEnum):
+    """Where a rebuild reads the service's own log."""
+
+    KAFKA = "kafka"
+    STORE = "store"
+
+
+class RebuildError(LeifengError):
+    """The rebuild cannot begin, or must not be swapped in; the text says why, one line for each reason."""
+
+
+class _NotNowError(Exception):
+    """The swap gives way to readers, or to a batch that is under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilding:
+    """What a rebuild works with. `owner` is a connection of the owner, `setting` acts as the app role; `say` is told of progress.
+
+    `imbalance` must be 0 over the new read models, where a service keeps a ledger.
+    """
+
+    owner: Connection
+    roles: Roles
+    setting: Setting
+    store: EventStore
+    api_sql: Path
+    imbalance: Callable[[Connection], Awaitable[int]] | None
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadModels:
+    """What a service hands over of its read models."""
+
+    consumers: Consumers[Any]
+    api_sql: Path
+    imbalance: Callable[[Connection], Awaitable[int]] | None
+
+
+class Bucket:
+    """A token bucket: `take` waits until so many events may be read."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._free_at = monotonic()
+
+    async def take(self, events: int) -> None:
+        now = monotonic()
+        begin = max(self._free_at, now)
+        self._free_at = begin + events / self._per_second
+        await asyncio.sleep(begin - now)
+
+
+class Shadow:
+    """A reader of the shell: a consumer in slices, throttled, that stands still while `turn` is held and for good once `over` is set."""
+
+    def __init__(self, consumer: Consumer, bucket: Bucket, turn: asyncio.Lock, over: asyncio.Event) -> None:
+        self._consumer = consumer
+        self._bucket = bucket
+        self._turn = turn
+        self._over = over
+
+    @property
+    def part(self) -> Part:
+        return self._consumer.part
+
+    @property
+    def name(self) -> str:
+        return self._consumer.name
+
+    @property
+    def position(self) -> int:
+        return self._consumer.position
+
+    @property
+    def offset(self) -> int:
+        return self._consumer.offset
+
+    async def begin(self) -> int:
+        """As a Consumer."""
+        return await self._consumer.begin()
+
+    async def take(self, messages: Sequence[Any]) -> bool | None:
+        """As a Consumer. Raises StoppedError once it is over."""
+        gap = None
+        for start in range(0, len(messages), SLICE_EVENTS):
+            some = messages[start : start + SLICE_EVENTS]
+            await self._bucket.take(len(some))
+            async with self._turn:
+                if self._over.is_set():
+                    raise StoppedError
+                found = await self._consumer.take(some)
+            gap = gap if found is None else found
+        return gap
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A record of the own store as Kafka would hand it out, without an offset."""
+
+    headers: Sequence[tuple[str, bytes | None]]
+    value: bytes
+    offset: int = -1
+
+
+async def rebuild(work: Rebuilding, stop: asyncio.Event, *, origin: Origin = Origin.KAFKA, per_second: float = EVENTS_PER_SECOND) -> bool:
+    """Builds the next schema, or goes on with the one that was begun, and swaps it in; False when it was told to stop before.
+
+    `origin` is where the own log is read: Kafka, or this service's store; other logs come from Kafka. Raises RebuildError, and what ends a
+    consumer.
+    """
+    async with _alone(work):
+        schema = await _begin(work)
+        work.say(f"building {schema} from {origin}, {per_second:.0f} events a second at most")
+        return await _catch_up_and_swap(work, schema, stop, origin, per_second)
+
+
+async def roll_back(work: Rebuilding, stop: asyncio.Event, *, per_second: float = EVENTS_PER_SECOND) -> bool:
+    """Lets the schema that was live before follow up, and swaps it in again; False when it was told to stop before.
+
+    Raises RebuildError when there is none, or when other definitions built it: it takes the release that did.
+    """
+    async with _alone(work):
+        beside = await work.owner.fetchrow(_SELECT_BESIDE)
+        if beside is None or beside["building"]:
+            raise RebuildError("no read models are kept for rolling back")
+        if beside["definition_hash"] != definition_hash(work.setting.consumers.projections):
+            raise RebuildError(f"{beside['schema']} was built by other definitions: roll back with the release that built it")
+        work.say(f"rolling back to {beside['schema']}")
+        return await _catch_up_and_swap(work, beside["schema"], stop, Origin.KAFKA, per_second)
+
+
+async def drop_old(work: Rebuilding) -> None:
+    """Drops the schema that is not live: kept for rolling back, or begun and given up. Raises RebuildError when there is none."""
+    async with _alone(work), work.owner.transaction():
+        beside = await work.owner.fetchrow(_SELECT_BESIDE)
+        if beside is None:
+            raise RebuildError("there are no read models but the live ones")
+        await _drop(work.owner, beside["schema"])
+        work.say(f"dropped {beside['schema']}")
+
+
+class _alone:  # noqa: N801  # A context, read as a word.
+    """One rebuild at a time in a database."""
+
+    def __init__(self, work: Rebuilding) -> None:
+        self._owner = work.owner
+
+    async def __aenter__(self) -> None:
+        if not await self._owner.fetchval("SELECT pg_try_advisory_lock($1)", LOCK_KEY):
+            raise RebuildError("another rebuild is under way")
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._owner.is_closed():
+            await self._owner.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
+
+
+async def _begin(work: Rebuilding) -> str:
+    """The schema to build: the one that was begun, if by these definitions, or a new one."""
+    owner, projections = work.owner, work.setting.consumers.projections
+    definition = definition_hash(projections)
+    async with owner.transaction():
+        live = await owner.fetchval("SELECT schema FROM consumer.views WHERE live FOR UPDATE")
+        if live is None:
+            raise RebuildError("there are no read models yet: migrate first")
+        beside = await owner.fetchrow(_SELECT_BESIDE)
+        if beside is not None and not beside["building"]:
+            raise RebuildError(f"{beside['schema']} is kept for rolling back: drop it first (rebuild --drop-old)")
+        if beside is not None and beside["definition_hash"] == definition:
+            work.say(f"going on with {beside['schema']}")
+            return str(beside["schema"])
+        if beside is not None:
+            work.say(f"dropping {beside['schema']}, which was begun by other definitions")
+            await _drop(owner, beside["schema"])
+        schema = FIRST_SCHEMA[:-1] + str(int(live.rpartition("_")[2]) + 1)
+        await make_schema(owner, work.roles, projections, schema)
+        await owner.execute(_INSERT_BESIDE, schema, definition, True)
+        return schema
+
+
+async def _drop(owner: Connection, schema: str) -> None:
+    """The tables one by one, so that nothing that is in use goes with them."""
+    tables = [f"{quote(schema)}.{quote(row['tablename'])}" for row in await owner.fetch(_SELECT_TABLES, schema)]
+    if tables:
+        await owner.execute(f"DROP TABLE {', '.join(tables)}")
+    await owner.execute(f"DROP SCHEMA {quote(schema)}")
+    await _forget(owner, consumer_of(schema))
+    await owner.execute("DELETE FROM consumer.views WHERE schema = $1", schema)
+
+
+async def _forget(owner: Connection, consumer: str) -> None:
+    for table in ("position", "parked", "blocked"):
+        await owner.execute(f"DELETE FROM consumer.{table} WHERE consumer = $1", consumer)  # noqa: S608
+
+
+async def _catch_up_and_swap(work: Rebuilding, schema: str, stop: asyncio.Event, origin: Origin, per_second: float) -> bool:
+    bucket, turn, over = Bucket(per_second), asyncio.Lock(), asyncio.Event()
+    parts = views.parts(work.setting, schema)
+    shadows = [Shadow(Consumer(each, work.setting.pool, work.setting.metrics), bucket, turn, over) for each in parts]
+    swapped = False
+
+    async def lead() -> None:
+        nonlocal swapped
+        try:
+            swapped = await _lead(work, schema, shadows, turn, over, stop)
+        finally:
+            over.set()
+
+    async def follow(shadow: Shadow) -> None:
+        if origin is Origin.STORE and shadow.part.source == work.setting.service:
+            await _follow_store(work, shadow, over)
+        else:
+            await work.setting.subscription(shadow, shadow.part.source, over).run()
+
+    await together(lead(), *(follow(each) for each in shadows))
+    return swapped
+
+
+async def _lead(
+    work: Rebuilding, schema: str, shadows: Sequence[Shadow], turn: asyncio.Lock, over: asyncio.Event, stop: asyncio.Event
+) -> bool:
+    """Says how far the shadows are; once they stand where the live read models do, swaps. False when told to stop."""
+    goals: Mapping[str, int] | None = None
+    told_at, told, gave_way_since = monotonic(), -1, None
+    while not await wait(stop, LOOK_SECONDS):
+        before, goals = goals, await _goals(work, shadows)
+        done = sum(each.position for each in shadows)
+        if monotonic() - told_at >= SAY_SECONDS:
+            rate = (done - told) / (monotonic() - told_at) if told >= 0 else 0.0
+            work.say(_progress(done, sum(goals.values()), rate))
+            told_at, told = monotonic(), done
+        if before is None or any(each.position < before[each.part.source] for each in shadows):
+            continue
+        await _try_parked_again(work, [each.part for each in shadows])
+        try:
+            seconds = await _swap(work, schema, shadows, turn, over)
+        except _NotNowError as error:
+            gave_way_since = gave_way_since or monotonic()
+            if monotonic() - gave_way_since > SWAP_SECONDS_MAX:
+                raise RebuildError(f"readers did not let the swap in for {SWAP_SECONDS_MAX} s; look in pg_stat_activity") from error
+            continue
+        work.say(f"{_progress(done, done, 0)}; {schema} is live, swapped in {seconds * 1000:.0f} ms")
+        return True
+    work.say("stopped; the same command goes on from here")
+    return False
+
+
+def _progress(done: int, goal: int, rate: float) -> str:
+    share = 100 * done // goal if goal else 100
+    left = f", {(goal - done) / rate:,.0f} s left" if rate > 0 and goal > done else ""
+    return f"{done:,} of {goal:,} events ({min(share, 100)} %), {rate:,.0f}/s{left}"
+
+
+async def _goals(work: Rebuilding, shadows: Sequence[Shadow]) -> Mapping[str, int]:
+    """By source log, how far the read models are to be at least: what was published, as far as is known here, and what the live show."""
+    rows = await work.setting.pool.fetch(_SELECT_GOALS, [each.part.source for each in shadows])
+    return {row["source"]: row["goal"] for row in rows}
+
+
+async def _follow_store(work: Rebuilding, shadow: Shadow, over: asyncio.Event) -> None:
+    """Reads the own log from the store, as far as it is sealed: what is not may yet be lost with its server.
+
+    Raises RebuildError where the store is not what was sealed.
+    """
+
+    async def page() -> int:
+        sealed: int = await work.setting.pool.fetchval("SELECT coalesce(max(position), 0) FROM es.seal")
+        records = [each for each in await work.store.read_page(shadow.position, PAGE_EVENTS) if each.position <= sealed]
+        if records:
+            await shadow.take(await _as_published(work, records))
+        return len(records)
+
+    final = (*FINAL, RebuildError, StoppedError)
+    try:
+        await insist(shadow.begin, over, work.setting.metrics, "rebuild")
+        while not over.is_set():
+            if await insist(page, over, work.setting.metrics, "rebuild", final) < PAGE_EVENTS:
+                await wait(over, LOOK_SECONDS)
+    except StoppedError:
+        return
+
+
+async def _as_published(work: Rebuilding, records: Sequence[Record]) -> Sequence[Sealed]:
+    """Records with their chain hashes, held against every seal among them."""
+    first, last = records[0].position, records[-1].position
+    start = await work.setting.pool.fetchrow(_LAST_SEAL_BEFORE, first)
+    hash_, at = (CHAIN_START, 0) if start is None else (start["hash"], start["position"])
+    between = [each for each in await work.store.read_page(at, first - at) if each.position < first]
+    seals = {row["position"]: row["hash"] for row in await work.setting.pool.fetch(_SEALS_AMONG, first, last)}
+    made: list[Sealed] = []
+    for each in (*between, *records):
+        headers = headers_of(each)
+        hash_ = chain_hash(hash_, headers, each.payload)
+        if seals.get(each.position, hash_) != hash_:
+            raise RebuildError(f"the store is not what was sealed, at or before position {each.position}: run `verify`")
+        made.append(Sealed([*headers, ("ce_chainhash", hash_.hex().encode())], each.payload))
+    return made[len(between) :]
+
+
+async def _try_parked_again(work: Rebuilding, parts: Sequence[Part]) -> None:
+    """A key that was parked here too, and has been released in the live read models since, is released here."""
+    for row in await work.owner.fetch(_SELECT_NEWLY_PARKED, parts[0].consumer):
+        await parked.retry_parts(work.setting.pool, [each for each in parts if each.source == row["log"]], (), row["key"])
+
+
+async def _swap(work: Rebuilding, schema: str, shadows: Sequence[Shadow], turn: asyncio.Lock, over: asyncio.Event) -> float:
+    """The gate and the swap, in one transaction that holds the positions of both; how long readers could have waited, in seconds.
+
+    Raises RebuildError when the gate stays shut, _NotNowError when it is not the moment.
+    """
+    owner, consumer = work.owner, consumer_of(schema)
+    sources = [each.part.source for each in shadows]
+    try:
+        async with owner.transaction():
+            await owner.execute(f"SET LOCAL lock_timeout = '{SWAP_LOCK_SECONDS}s'")
+            for source in sources:
+                await owner.execute(_INSERT_LIVE_POSITION, source)
+            live = await owner.fetch(_LOCK_POSITIONS, LIVE)
+            await _until(lambda: all(each.position >= _applied(live, each.part.source) for each in shadows))
+            async with turn:  # No batch of ours is under way from here on.
+                new = await owner.fetch(_LOCK_POSITIONS, consumer)
+                problems = [*_behind(live, new, sources), *await _newly_parked(owner, consumer)]
+                began = monotonic()
+                await owner.execute("LOCK TABLE consumer.views IN ACCESS EXCLUSIVE MODE")  # Readers hold it before their snapshot.
+                old = await owner.fetchval("SELECT schema FROM consumer.views WHERE live")
+                await _exchange(owner, old, schema, sources)
+                await make_api(owner, work.roles, schema, work.api_sql)
+                problems += await _grants_missing(owner, work.roles, schema)
+                if work.imbalance is not None and (off := await work.imbalance(owner)) != 0:
+                    problems.append(f"the ledger of {schema} is off by {off} minutes")
+                if problems:
+                    raise RebuildError("\n".join([f"{schema} is not swapped in:", *problems]))
+                over.set()
+    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+        raise _NotNowError from error
+    return monotonic() - began
+
+
+async def _until(reached: Callable[[], bool]) -> None:
+    end = monotonic() + SWAP_CATCH_UP_SECONDS
+    while not reached():
+        if monotonic() > end:
+            raise _NotNowError
+        await asyncio.sleep(0.005)
+
+
+def _applied(rows: Sequence[Any], source: str) -> int:
+    return next((row["applied"] for row in rows if row["log"] == source), 0)
+
+
+def _behind(live: Sequence[Any], new: Sequence[Any], sources: Sequence[str]) -> Sequence[str]:
+    known = {row["log"]: row for row in new}
+    problems: list[str] = []
+    for row in live:
+        if row["log"] not in sources or row["applied"] == 0:
+            continue
+        other = known.get(row["log"])
+        if other is None or other["applied"] < row["applied"]:
+            problems.append(f"{row['log']}: behind the live read models")
+        elif other["log_id"] != row["log_id"] or (other["applied"] == row["applied"] and other["applied_hash"] != row["applied_hash"]):
+            problems.append(f"{row['log']}: not the log that the live read models have read")
+    return problems
+
+
+async def _newly_parked(owner: Connection, consumer: str) -> Sequence[str]:
+    found = await owner.fetch(_SELECT_NEWLY_PARKED, consumer)
+    return [f"{row['log']}: key {row['key']} is parked for {row['reason']}, and is not in the live read models" for row in found]
+
+
+async def _exchange(owner: Connection, old: str, new: str, sources: Sequence[str]) -> None:
+    """What is live, its positions and its parked events change names with what was built.
+
+    Position rows named `views` stay the rows they are: whoever waits for one of them goes on from the new place, or is fenced.
+    """
+    kept, built = consumer_of(old), consumer_of(new)
+    await _forget(owner, kept)
+    await owner.execute(_EXCHANGE_POSITIONS, built)
+    await owner.execute("UPDATE consumer.position SET consumer = $1 WHERE consumer = $2", kept, built)
+    await owner.execute("DELETE FROM consumer.position WHERE consumer = 'views' AND log <> ALL ($1::text[])", list(sources))
+    for table in ("parked", "blocked"):
+        await owner.execute(f"UPDATE consumer.{table} SET consumer = $1 WHERE consumer = 'views'", kept)  # noqa: S608
+        await owner.execute(f"UPDATE consumer.{table} SET consumer = 'views' WHERE consumer = $1", built)  # noqa: S608
+    definition = await owner.fetchval("DELETE FROM consumer.views WHERE schema = $1 RETURNING definition_hash", old)
+    await owner.execute("UPDATE consumer.views SET live = true, building = false WHERE schema = $1", new)
+    await owner.execute(_INSERT_BESIDE, old, definition, False)
+
+
+async def _grants_missing(owner: Connection, roles: Roles, schema: str) -> Sequence[str]:
+    rows = await owner.fetch(_SELECT_GRANTS, roles.app, roles.reader, schema)
+    return [f"{row['relation']}: the grants are not what they should be" for row in rows]
+
+
+Run = Callable[[Callable[[Settings], Coroutine[Any, Any, None]]], None]
+"""Runs one command with the settings that were read for it."""
+
+
+def add_commands(app: typer.Typer, models: ReadModels, run: Run) -> None:
+    """Adds `rebuild` and `digest` to the command line of a service."""
+
+    @app.command(name="rebuild")
+    def rebuild_(
+        origin: Annotated[
+            Origin, typer.Option("--from", help="Where the service's own log is read; others come from Kafka.")
+        ] = Origin.KAFKA,
+        rate: Annotated[float, typer.Option(min=1, help="Events a second at most, so that commands keep their pace.")] = EVENTS_PER_SECOND,
+        rollback: Annotated[bool, typer.Option("--rollback", help="Swap back to the read models that were live before.")] = False,
+        drop: Annotated[bool, typer.Option("--drop-old", help="Drop the read models that are not live.")] = False,
+    ) -> None:
+        """Build the read models anew beside the live ones, and swap them in. Begun and stopped, the same command goes on."""
+
+        async def work(made: Rebuilding) -> None:
+            stop = stop_on_signals()
+            if drop:
+                await drop_old(made)
+            elif not await (roll_back(made, stop, per_second=rate) if rollback else rebuild(made, stop, origin=origin, per_second=rate)):
+                raise typer.Exit(1)
+
+        run(lambda settings: _with_settings(models, settings, work))
+
+    @app.command()
+    def digest(schema: Annotated[str | None, typer.Option(help="Of these read models instead of the live ones.")] = None) -> None:
+        """Rows and digest of every table of the read models, and of all together; equal logs give equal digests."""
+
+        async def work(settings: Settings) -> None:
+            found = await digest_of(settings.postgres_dsn.get_secret_value(), schema)
+            typer.echo(f"{found.schema} at " + ", ".join(f"{source} {position}" for source, position in found.positions.items()))
+            for name, (rows, said) in found.tables.items():
+                typer.echo(f"{said}  {rows:>9}  {name}")
+            typer.echo(f"{found.whole}  all")
+
+        run(lambda settings: _saying_why(work(settings)))
+
+
+async def _with_settings(models: ReadModels, settings: Settings, work: Callable[[Rebuilding], Awaitable[None]]) -> None:
+    dsn, service = settings.postgres_dsn.get_secret_value(), models.consumers.service
+    metrics = Metrics(service, VERSION)
+    owner = await connect(dsn, f"{service} rebuild", statement_seconds=OWNER_STATEMENT_SECONDS_MAX)
+    try:
+        roles = await roles_of(owner)
+        async with open_pool(dsn, f"{service} rebuild", CONNECTIONS_MAX, role=roles.app) as pool:
+            store = await open_store(pool, service, metrics)
+            setting = Setting(
+                consumers=models.consumers, pool=pool, kafka=Kafka(settings.kafka_servers, settings.topic_prefix),
+                codec=Codec(EVENTS, UPCASTERS), keys=PersonalKeys(pool, read_key(settings.key_file)), metrics=metrics,
+            )  # fmt: skip
+            made = Rebuilding(
+                owner=owner, roles=roles, setting=setting, store=store, api_sql=models.api_sql, imbalance=models.imbalance, say=typer.echo
+            )
+            try:
+                await _saying_why(work(made))
+            finally:
+                await store.close()
+    finally:
+        await owner.close(timeout=5)
+
+
+async def _saying_why(work: Awaitable[None]) -> None:
+    """What an operator can do something about is a sentence, not a traceback."""
+    try:
+        await work
+    except LeifengError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+_SELECT_BESIDE: Final = "SELECT schema, definition_hash, building FROM consumer.views WHERE NOT live FOR UPDATE"
+_INSERT_BESIDE: Final = "INSERT INTO consumer.views (schema, definition_hash, live, building) VALUES ($1, $2, false, $3)"
+_SELECT_TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = $1"
+_INSERT_LIVE_POSITION: Final = "INSERT INTO consumer.position (consumer, log) VALUES ('views', $1) ON CONFLICT DO NOTHING"
+_LOCK_POSITIONS: Final = "SELECT log, log_id, applied, applied_hash FROM consumer.position WHERE consumer = $1 ORDER BY log FOR UPDATE"
+_SELECT_GOALS: Final = """
+    SELECT source, greatest(place.applied, head.published, 0) AS goal FROM unnest($1::text[]) AS asked (source)
+    LEFT JOIN consumer.position AS place ON place.consumer = 'views' AND place.log = source
+    LEFT JOIN consumer.head AS head ON head.log = source
+"""
+_SELECT_NEWLY_PARKED: Final = """
+    SELECT here.log, here.key, here.reason FROM consumer.blocked AS here
+    WHERE here.consumer = $1 AND NOT EXISTS (
+        SELECT FROM consumer.blocked AS live
+        WHERE live.consumer = 'views' AND (live.log, live.stage, live.key) = (here.log, here.stage, here.key)
+    )
+    ORDER BY here.log, here.key LIMIT 100
+"""
+_LAST_SEAL_BEFORE: Final = "SELECT position, hash FROM es.seal WHERE position < $1 ORDER BY position DESC LIMIT 1"
+_SEALS_AMONG: Final = "SELECT position, hash FROM es.seal WHERE position BETWEEN $1 AND $2"
+_EXCHANGE_POSITIONS: Final = """
+    UPDATE consumer.position AS place
+    SET log_id = other.log_id, applied = other.applied, applied_hash = other.applied_hash, ce_time = other.ce_time,
+        -- What was built stands at least as far as the live one did, so that one's offset will do; from the store it has none.
+        kafka_offset = CASE place.consumer WHEN 'views' THEN greatest(place.kafka_offset, other.kafka_offset) ELSE other.kafka_offset END
+    FROM consumer.position AS other
+    WHERE other.log = place.log AND (place.consumer, other.consumer) IN (('views', $1), ($1, 'views'))
+"""
+_SELECT_GRANTS: Final = """
+    SELECT format('%I.%I', space.nspname, relation.relname) AS relation
+    FROM pg_class AS relation JOIN pg_namespace AS space ON space.oid = relation.relnamespace
+    WHERE (space.nspname = 'api' AND relation.relkind = 'v' AND NOT (
+            has_schema_privilege($2::name, space.oid, 'USAGE') AND has_table_privilege($2::name, relation.oid, 'SELECT')
+            AND has_table_privilege($1::name, relation.oid, 'SELECT')))
+        OR (space.nspname = $3 AND relation.relkind = 'r' AND (
+            NOT (has_table_privilege($1::name, relation.oid, 'SELECT') AND has_table_privilege($1::name, relation.oid, 'INSERT')
+                AND has_table_privilege($1::name, relation.oid, 'UPDATE') AND has_table_privilege($1::name, relation.oid, 'DELETE'))
+            OR has_table_privilege($2::name, relation.oid, 'SELECT')))
+"""
