@@ -1,4 +1,4 @@
-"""`python -m tests.bench [NAME ...] [--small] [--out FILE]`."""
+"""`python -m tests.bench [NAME ...] [--small] [--tries N] [--out FILE]`."""
 
 import asyncio
 import os
@@ -35,6 +35,7 @@ LATEST: Final = Path(__file__).parent / "results" / "latest.json"
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Which benches; all when none is named: " + ", ".join(BENCHES))] = None,
     small: Annotated[bool, typer.Option(help="Everything once and short: counts are asserted, speed is not judged")] = False,
+    tries: Annotated[int, typer.Option(min=1, help="How often a figure is taken before it is refused as too noisy")] = 3,
     out: Annotated[Path | None, typer.Option(help="Where the JSON goes; results/latest.json, and nowhere for a small run")] = None,
 ) -> None:
     """Measures, prints a table, and writes the JSON of it. What a bench asserts and does not find ends the run with an error."""
@@ -44,7 +45,7 @@ def main(
         typer.echo(f"no such bench: {', '.join(unknown)}; there are {', '.join(BENCHES)}", err=True)
         raise typer.Exit(2)
     file = out or (None if small else LATEST)
-    asyncio.run(_run(chosen, Effort(small), file))
+    asyncio.run(_run(chosen, Effort(small, tries), file))
 
 
 async def _run(chosen: list[str], effort: Effort, file: Path | None) -> None:

@@ -9,14 +9,12 @@ import os
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-import psutil
-
 STEADY: Final = (0.95, 1.05)
 """Between these the median of the control must lie: the same work against itself, in pairs like all others."""
-TRIES_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +22,8 @@ class Effort:
     """How long a run takes. The small one only proves that everything works: it counts, and judges no speed."""
 
     small: bool
+    tries_max: int = 3
+    """How often a figure is taken before it is refused."""
 
     @property
     def pairs(self) -> int:
@@ -110,23 +110,43 @@ class Outcome:
 
 
 class Cpu:
-    """CPU time of this process and of others with their children, in steps of 10 ms as the kernel counts."""
+    """CPU time of processes with their children and, with `own`, of this one; in steps of 10 ms as the kernel counts."""
 
-    def __init__(self, *pids: int) -> None:
-        self._roots = [psutil.Process(pid) for pid in pids]
+    def __init__(self, *pids: int, own: bool = True) -> None:
+        self._roots = pids
+        self._own = own
 
-    def used(self) -> float:
-        """Seconds so far. Only differences mean something."""
-        own = os.times()
-        total = own.user + own.system
-        for root in self._roots:
-            for process in (root, *root.children(recursive=True)):
-                try:
-                    times = process.cpu_times()
-                except psutil.NoSuchProcess:
-                    continue
-                total += times.user + times.system
-        return total
+    def start(self) -> float:
+        """What was used so far, for `since`. The reading itself is not in what follows."""
+        return self._others() + self._this()
+
+    def since(self, started: float) -> float:
+        """Seconds used since `start`."""
+        own = self._this()
+        return own + self._others() - started
+
+    def _this(self) -> float:
+        times = os.times()
+        return times.user + times.system if self._own else 0.0
+
+    def _others(self) -> float:
+        return sum(map(_used, self._roots)) + sum(_used(child) for root in self._roots for child in _children(root))
+
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+
+
+def _used(pid: int) -> float:
+    """0 for one that has ended: what it used is lost, and is none of a slice's whose connections stay open."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 async def closed_loop(callers: int, seconds: float, once: Callable[[], Awaitable[int]], cpu: Cpu | None = None) -> Slice:
@@ -134,7 +154,7 @@ async def closed_loop(callers: int, seconds: float, once: Callable[[], Awaitable
     gc.collect()
     latencies: list[float] = []
     count = 0
-    before = cpu.used() if cpu else 0.0
+    before = cpu.start() if cpu else 0.0
     started = perf_counter()
     end = started + seconds
 
@@ -151,7 +171,7 @@ async def closed_loop(callers: int, seconds: float, once: Callable[[], Awaitable
         for _ in range(callers):
             tasks.create_task(call())
     elapsed = perf_counter() - started
-    return Slice(count, elapsed, latencies, cpu.used() - before if cpu else None)
+    return Slice(count, elapsed, latencies, cpu.since(before) if cpu else None)
 
 
 async def open_loop(rate: float, seconds: float, once: Callable[[], Awaitable[object]]) -> list[float]:
@@ -180,7 +200,7 @@ def percentile_ms(latencies: Sequence[float], share: float) -> float:
 async def contest(name: str, unit: str, subject: Work, against: Mapping[str, Work], effort: Effort) -> Figure:
     """The subject beside itself and beside each contender, in adjacent pairs of alternating order; again while it is not steady."""
     figure = None
-    for tries in range(1, TRIES_MAX + 1):
+    for tries in range(1, effort.tries_max + 1):
         figure = await _contest(name, unit, subject, against, effort, tries)
         if not figure.refused:
             break

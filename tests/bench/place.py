@@ -96,10 +96,10 @@ class Place:
         self.postgres.ensure_role(OWNER, password)
         return Databases(self.postgres, password)
 
-    def cpu(self, *pids: int) -> Cpu:
-        """CPU of this process, of PostgreSQL and of `pids`."""
+    def cpu(self, *pids: int, own: bool = True) -> Cpu:
+        """CPU of PostgreSQL, of `pids`, and with `own` of this process."""
         assert self.postgres.child is not None
-        return Cpu(self.postgres.child.pid, *pids)
+        return Cpu(self.postgres.child.pid, *pids, own=own)
 
     def drop(self, dsn: str) -> None:
         """Forgets a database."""

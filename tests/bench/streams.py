@@ -61,7 +61,7 @@ async def relay_drain(place: Place, effort: Effort) -> Outcome:
         topic = await _topic(place)
         producer = await kafka.start_producer(place.kafka.servers, "bench")
         try:
-            before, began = cpu.used(), perf_counter()
+            before, began = cpu.start(), perf_counter()
             batch, sent = producer.create_batch(), []
             for number, each in enumerate(outgoing, 1):
                 if batch.append(timestamp=None, key=each.key, value=each.value, headers=each.headers) is None:
@@ -71,7 +71,7 @@ async def relay_drain(place: Place, effort: Effort) -> Outcome:
                 if number == len(outgoing):
                     sent.append(await producer.send_batch(batch, topic, partition=0))
             await asyncio.gather(*sent)
-            return Slice(len(outgoing), perf_counter() - began, cpu_seconds=cpu.used() - before)
+            return Slice(len(outgoing), perf_counter() - began, cpu_seconds=cpu.since(before))
         finally:
             await kafka.stop(producer)
 
@@ -81,10 +81,10 @@ async def relay_drain(place: Place, effort: Effort) -> Outcome:
             async def sink(_data: bytes) -> None:
                 return
 
-            before, began = cpu.used(), perf_counter()
+            before, began = cpu.start(), perf_counter()
             said = await log.owner.copy_from_query("SELECT * FROM es.event ORDER BY position", output=sink, format="binary")
             assert said == f"COPY {backlog}"
-            return Slice(backlog, perf_counter() - began, cpu_seconds=cpu.used() - before)
+            return Slice(backlog, perf_counter() - began, cpu_seconds=cpu.since(before))
 
     try:
         figure = await contest(
@@ -111,12 +111,12 @@ async def _drained(place: Place, log: Log, backlog: int, prefix: str | None = No
         give_up_at = perf_counter() + DRAIN_SECONDS_MAX
         while (count := int(log.metrics.relay_published_total._value.get())) < backlog:
             if count and not first:
-                first, began, used = count, perf_counter(), cpu.used()
+                first, used, began = count, cpu.start(), perf_counter()
             assert perf_counter() < give_up_at, f"{count} of {backlog} published"
             assert not running.done(), running.exception()
             await asyncio.sleep(0.001)
         assert first, "the backlog went in one page"
-        yield Slice(backlog - first, perf_counter() - began, cpu_seconds=cpu.used() - used)
+        yield Slice(backlog - first, perf_counter() - began, cpu_seconds=cpu.since(used))
     finally:
         stop.set()
         await running
@@ -168,10 +168,10 @@ async def project_live(place: Place, effort: Effort) -> Outcome:
             )
             consumer = Consumer(next(each for each in parts(setting) if each.source == "hours"), log.pool, log.metrics)
             await consumer.begin()
-            before, began = cpu.used(), perf_counter()
+            before, began = cpu.start(), perf_counter()
             for begin in range(0, len(messages), size):
                 assert not await consumer.take(messages[begin : begin + size])
-            done = Slice(len(messages), perf_counter() - began, cpu_seconds=cpu.used() - before)
+            done = Slice(len(messages), perf_counter() - began, cpu_seconds=cpu.since(before))
             assert consumer.position == len(messages)
             checked[:] = [await work.check_balances(log.owner, confirmed)]
             if not rows:
@@ -181,12 +181,12 @@ async def project_live(place: Place, effort: Effort) -> Outcome:
 
     async def copied() -> Slice:
         async with place.log() as log:
-            before, began = cpu.used(), perf_counter()
+            before, began = cpu.start(), perf_counter()
             async with log.owner.transaction():
                 await log.owner.execute("SET LOCAL synchronous_commit = off")
                 for table, records in rows.items():
                     await log.owner.copy_records_to_table(table, schema_name="views_1", records=records, timeout=60)
-            done = Slice(len(messages), perf_counter() - began, cpu_seconds=cpu.used() - before)
+            done = Slice(len(messages), perf_counter() - began, cpu_seconds=cpu.since(before))
             await work.check_balances(log.owner, confirmed)
             return done
 

@@ -75,24 +75,24 @@ async def http_command(place: Place, effort: Effort) -> Outcome:
 
 async def _contest(place: Place, effort: Effort, made: rig.Rig, apps: Mapping[str, _Reference], connections: int) -> Figure:
     seconds = effort.slice_seconds
-    api = place.cpu(made.pid("hours-api"))
+    api = place.cpu(made.pid("hours-api"), own=False)
 
     async def ours() -> Slice:
         await made.fill(round(rig.RATE_MAX * seconds) + 1)
-        before = api.used()
+        before = api.start()
         took, calls = await made.confirm(connections=connections, seconds=seconds)
-        return _slice(took, calls, api.used() - before)
+        return _slice(took, calls, api.since(before))
 
     def theirs(app: _Reference) -> Work:
-        cpu = place.cpu(app.child.pid)
+        cpu = place.cpu(app.child.pid, own=False)
 
         async def run() -> Slice:
             body = '{"served_on": "2017-03-22"}'
             posts = [(f"/api/v1/accounts/{uuid4()}/entries/{uuid4()}/confirm", body) for _ in range(round(rig.RATE_MAX * seconds) + 1)]
-            before = cpu.used()
+            before = cpu.start()
             took, calls = await rig.call(place.folder, app.port, made.head(), posts, connections=connections, seconds=seconds)
             app.asked += len(calls)
-            return _slice(took, calls, cpu.used() - before)
+            return _slice(took, calls, cpu.since(before))
 
         return run
 
