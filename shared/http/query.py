@@ -22,6 +22,10 @@ from shared.tracing import parse_uuid
 PAGE_ROWS_MAX: Final = 200
 PAGE_ROWS: Final = 50
 
+BIGINT_MIN: Final = -(2**63)
+BIGINT_MAX: Final = 2**63 - 1
+"""What fits into the `bigint` that an integer is in SQL."""
+
 STATEMENT_MILLISECONDS_MAX: Final = 3000
 POOL_WAIT_SECONDS: Final = 2.0
 FOLLOW_SECONDS_MAX: Final = 2.0
@@ -300,9 +304,12 @@ def _parse_text(text: str) -> str:
 
 
 def _parse_integer(text: str) -> int:
-    if not text.isascii() or len(text) > 19 or not text.removeprefix("-").isdigit():
+    if not text.isascii() or len(text) > 20 or not text.removeprefix("-").isdigit():
         raise ValueError
-    return int(text)
+    number = int(text)
+    if not BIGINT_MIN <= number <= BIGINT_MAX:
+        raise ValueError
+    return number
 
 
 def _parse_boolean(text: str) -> bool:
@@ -329,7 +336,10 @@ def _parse_instant(text: str) -> datetime:
     instant = datetime.fromisoformat(text.replace(" ", "+"))
     if instant.tzinfo is None:
         raise ValueError
-    return instant.astimezone(UTC)
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:  # In UTC it lies before the calendar begins, or after it ends.
+        raise ValueError from None
 
 
 _PARSERS: Final[Mapping[Kind, Callable[[str], Any]]] = {

@@ -1,5 +1,7 @@
 """Cursors, filters and position tokens."""
 
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -12,6 +14,7 @@ from shared.http.query import Column, Filter, Query, read_cursor, read_filters, 
 
 PERSON = UUID("0197f3a4-5c00-7000-8000-000000000001")
 LOG = UUID("0197f3a4-5c00-7000-8000-0000000000aa")
+NOW = datetime(2017, 3, 5, tzinfo=UTC)
 SERVICES = frozenset({"hours", "registration"})
 
 BALANCES = Query(
@@ -53,6 +56,30 @@ def test_a_cursor_of_other_filters_or_a_forged_one_is_refused() -> None:
             read_cursor(BALANCES, {"unit": "b"}, text)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        [2**63, "2017-03-05T08:00:00+00:00", str(PERSON)],
+        [-(2**63) - 1, "2017-03-05T08:00:00+00:00", str(PERSON)],
+        [1, "0001-01-01T00:00:00+08:00", str(PERSON)],
+        [1, "9999-12-31T23:59:59-08:00", str(PERSON)],
+        [1, "2017-03-05T08:00:00+00:00", "nobody"],
+        [1.5, "2017-03-05T08:00:00+00:00", str(PERSON)],
+        [[], {}, "x" * 100_000],
+    ],
+)
+def test_a_cursor_made_by_hand_with_the_right_stamp_is_refused_where_its_values_are_none(last: list[Any]) -> None:
+    stamp, *_ = json.loads(urlsafe_b64decode(write_cursor(BALANCES, {}, (1, NOW, PERSON)) + "=="))
+    forged = urlsafe_b64encode(json.dumps([stamp, *last]).encode()).decode().rstrip("=")
+    with pytest.raises(ProblemError, match="cursor_invalid"):
+        read_cursor(BALANCES, {}, forged)
+
+
+def test_the_largest_and_the_smallest_number_of_the_database_are_read() -> None:
+    for number in (2**63 - 1, -(2**63)):
+        assert read_filters(BALANCES, {"least": str(number)}) == {"least": number}
+
+
 def test_filters_are_read_by_their_kinds() -> None:
     given = {
         "unit": "节水办",
@@ -86,6 +113,13 @@ def test_filters_are_read_by_their_kinds() -> None:
         ("least", "１３８"),
         ("least", "1.0"),
         ("least", "9" * 20),
+        ("least", "9223372036854775808"),
+        ("least", "-9223372036854775809"),
+        ("least", "9" * 19),
+        ("at", "0001-01-01T00:00:00+08:00"),
+        ("at", "9999-12-31T23:59:59-08:00"),
+        ("at", "10000-01-01T00:00:00Z"),
+        ("from", "0000-01-01"),
         ("open", "yes"),
     ],
 )
