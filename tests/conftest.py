@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from deploy.local.jars import class_path
 from deploy.local.kafka import LocalKafka
 from deploy.local.places import JARS
 from deploy.local.postgres import LocalPostgres, scratch_database
 from deploy.local.progress import Console
+from shared import logs
 
 OWNER = "scratch_owner"
 
@@ -105,7 +107,13 @@ def own_kafka(tmp_path: Path, kafka_class_path: str) -> Iterator[Callable[..., L
         server.remove()
 
 
+def plain_logs() -> None:
+    """Log lines of the code under test as plain text: a traceback with every local variable in it takes seconds to draw."""
+    structlog.configure(processors=[structlog.stdlib.add_log_level, logs.places_instead_of_messages, structlog.processors.LogfmtRenderer()])
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """No test may reach for a real programme's settings by accident."""
+    plain_logs()
     for name in [name for name in os.environ if name.split("_")[0] in {"REGISTRATION", "HOURS", "RECOGNITION", "LEIFENG"}]:
         del os.environ[name]

@@ -8,9 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import structlog
 
 from shared import logs
+from tests.conftest import plain_logs
 
 ID = UUID("0197f3a4-5c00-7000-8000-000000000001")
 
@@ -24,7 +24,7 @@ def out() -> Iterator[io.StringIO]:
     yield made
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    plain_logs()
 
 
 def lines(out: io.StringIO) -> list[dict[str, Any]]:

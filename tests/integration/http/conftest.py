@@ -15,7 +15,6 @@ from uuid import UUID, uuid4, uuid5
 import asyncpg
 import httpx
 import pytest
-import structlog
 from fastapi import FastAPI
 from joserfc import jwt
 from joserfc.jwk import ECKey
@@ -34,7 +33,7 @@ from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Connection, Freshness, Views
 from shared.metrics import Metrics
-from tests.conftest import Databases
+from tests.conftest import Databases, plain_logs
 from tests.integration.http.seats import BALANCES, LOG_ID, NOW, PEOPLE, REFUSALS, TAKE_SEAT
 
 ISSUER = "issuer-of-the-tests"
@@ -317,4 +316,4 @@ def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     yield lambda: [json.loads(line) for line in out.getvalue().splitlines()]
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    plain_logs()
