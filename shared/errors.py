@@ -14,7 +14,8 @@ LeifengError
     ├── EnvelopeError             headers do not make a record
     ├── UnknownEventTypeError     a type that stands in no contract
     ├── PayloadError              the payload does not fit its schema
-    └── InvariantError            a fold met what must never be
+    ├── InvariantError            a fold met what must never be
+    └── BehindParkedError         a reaction needs what stands behind a blocked key
 NewerVersionError             our code is too old for this fact: stop the consumer
 """
 
@@ -105,6 +106,10 @@ class PayloadError(DeterministicError):
 
 class InvariantError(DeterministicError):
     """A fold met a state that the rules exclude."""
+
+
+class BehindParkedError(DeterministicError):
+    """What a reaction, or the plan of its command, lacks stands behind a blocked key: the lack is not a fact (D10)."""
 
 
 class NewerVersionError(LeifengError):

@@ -15,6 +15,7 @@ from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.recognition import StarPolicyAdopted
 from shared.envelope import Stream
+from shared.errors import BehindParkedError
 from shared.files import read_file
 
 STAR: Final = Aggregate("star", Stars(), star.evolve)
@@ -109,8 +110,8 @@ def _barred(actor: Actor, volunteer_id: UUID, unit_code: str | None) -> str | No
 async def _reassess_stars(asked: Asked[Reassess], lookups: LookUps) -> Plan[Stars]:
     volunteer_id = asked.ids["volunteer_id"]
     stream, confirmed = Stream("star", volunteer_id), await lookups.confirmed(volunteer_id)
-    if confirmed is None:  # What is parked has a reassessment of its own, which follows when it is released.
-        return Plan(stream, STAR, lambda _: [])
+    if confirmed is None:  # Nothing is kept for an answer: the reaction is parked behind the person's hours, and follows their release.
+        raise BehindParkedError("hours")
     return Plan(stream, STAR, lambda stars: star.reassess(stars, volunteer_id, confirmed))
 
 

@@ -34,7 +34,7 @@ from shared.consumer.setting import Setting
 from shared.consumer.shell import FINAL, StoppedError, insist, together, wait
 from shared.consumer.values import DeadlineCleared, Deadlines, DeadlineSet, Fact, Fold, NotYetError, Reaction, system_actor
 from shared.contracts.topics import subscribed
-from shared.errors import CallerError, DeterministicError, StreamConflictError, TransientError
+from shared.errors import BehindParkedError, CallerError, StreamConflictError, TransientError
 from shared.http.api import Submit
 from shared.postgres import Connection
 
@@ -43,10 +43,6 @@ L = TypeVar("L")
 KEYS_AT_ONCE_MAX: Final = 64
 """Keys whose commands are under way together; they share the group commit."""
 _AGAIN_SECONDS: Final = 0.01
-
-
-class BehindParkedError(DeterministicError):
-    """What a reaction lacks may stand behind a blocked key: the lack is not a fact."""
 
 
 def parts(setting: Setting) -> Sequence[Part]:

@@ -1,32 +1,41 @@
 """Recognition through `submit`: who may apply, what the look-ups say, and a correction that arrives while a star is being granted."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 
 from services.recognition import application, inbox
 from services.recognition.application import APPLY_FOR_STAR, USE_CASES, ApplyForStar
 from services.recognition.inbox import LookUps
+from services.recognition.main import SERVICE
+from shared import parked
 from shared.application import Actor, Asked, Plan, Role
 from shared.codec import Codec
+from shared.consumer import Kafka, Setting
+from shared.consumer.apply import Consumer
+from shared.consumer.inbox import Reactor, parts
 from shared.consumer.values import Fact, system_actor
 from shared.contracts.event import Event
+from shared.contracts.hours import ServiceTimeConfirmed, ServiceTimeCorrected
 from shared.contracts.registration import VolunteerRegistered
 from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.errors import InvariantError
 from shared.eventstore.submit import Commands
 from shared.eventstore.values import Answer
 from shared.http.body import parse_model
 from shared.metrics import Metrics
-from shared.postgres import Pool
+from shared.postgres import Connection, Pool
 from shared.privacy import PersonalKeys
 from shared.testing.store import MemoryStore
+from tests.integration.consumer.log import Log
 from tests.integration.recognition.conftest import Facts
-from tests.integration.recognition.test_look_ups import confirmed, reversed_
+from tests.integration.recognition.test_look_ups import confirmed, corrected, reversed_
 
 NOW = datetime(2017, 6, 1, 1, tzinfo=UTC)
 WHO = UUID(int=11)
@@ -95,7 +104,7 @@ async def service(pool: Pool, facts: Facts) -> Recognition:
     made = Recognition(pool, facts)
     await made.ask("adopt_star_policy", json.dumps({"file": FILE}).encode(), BUREAU)
     await made.reads_itself()
-    person = {"number": "V1", "name": None, "id_number": None, "phone": None, "is_minor": False, "skills": ()}
+    person = {"number": "V1", "name": None, "id_number": None, "phone": None, "is_minor": False, "skills": None}
     await made.hears(VolunteerRegistered.model_validate({"volunteer_id": WHO, "unit_code": "reservoir-station", **person}))
     await made.hears(confirmed(WHO, timed=5900), confirmed(WHO, timed=100))
     return made
@@ -159,6 +168,45 @@ async def test_nothing_is_decided_on_hours_that_are_parked(service: Recognition,
     await pool.execute("DELETE FROM consumer.blocked")
     again = await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
     assert again.count == 1
+
+
+async def test_a_correction_that_is_freed_before_what_stands_behind_it_is_reassessed_all_the_same(service: Recognition, pool: Pool) -> None:
+    """Both wait at the look-ups; the correction is freed, and is reacted to while the confirmation behind it still holds the key."""
+    await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
+    await service.reads_itself()
+    refused: set[type[Event]] = {ServiceTimeCorrected, ServiceTimeConfirmed}
+
+    async def until_cured(connection: Connection, facts: Sequence[Fact]) -> None:
+        if any(type(each.event) in refused for each in facts):
+            raise InvariantError("not cured yet")
+        await inbox.fold_minutes(connection, facts)
+
+    keys, metrics = PersonalKeys(pool, bytes(32)), Metrics("recognition", "0")
+    setting = Setting(consumers=SERVICE.consumers, pool=pool, kafka=Kafka("", ""), codec=CODEC, keys=keys, metrics=metrics)
+    [part] = [replace(each, folds=[until_cured]) for each in parts(setting) if each.source == "hours"]
+
+    async def caught_up(_source: str) -> None:
+        return
+
+    reactor = Reactor(part, setting, service.commands.submit, service.look_ups, caught_up, asyncio.Event())
+    look_ups, log = Consumer(part, pool, metrics), Log("hours")
+    events = corrected(WHO, timed=-100), confirmed(WHO, timed=10)
+    said = [
+        log.say(str(WHO), each, payload=CODEC.encode(each, uuid5(log.log_id, str(position)))) for position, each in enumerate(events, 1)
+    ]
+    await look_ups.begin()
+    await look_ups.take(said)
+    refused.discard(ServiceTimeCorrected)
+    [tried] = await parked.retry_parts(pool, [part], [reactor], str(WHO))
+    assert (tried.released, tried.failed) == (1, "InvariantError")
+    await reactor.begin()
+    await reactor.take(said)
+    assert service.types()[1:] == ["star_granted"]
+    refused.clear()
+    [tried] = await parked.retry_parts(pool, [part], [reactor], str(WHO))
+    assert tried.failed is None
+    assert service.types()[1:] == ["star_granted", "star_withdrawn"]
+    assert CODEC.decode(service.store.records[-1]).model_dump()["confirmed_minutes"] == 5910
 
 
 async def test_a_wrong_policy_file_is_refused_with_its_line(service: Recognition) -> None:
