@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
@@ -49,6 +50,9 @@ def main(
 
 
 async def _run(chosen: list[str], effort: Effort, file: Path | None) -> None:
+    run = asyncio.current_task()
+    assert run is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.cancel)  # So that the servers' data goes in that case too.
     benches: dict[str, dict[str, Any]] = {}
     typer.echo("peers: " + ", ".join(f"{name}: {state}" for name, state in report.peers().items()))
     place = Place(Path(tempfile.mkdtemp(prefix="leifeng-bench-")))
