@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from shared.envelope import Record, Stream
-from shared.errors import StoreUnavailableError
+from shared.errors import LogClosedError, StoreUnavailableError
 from shared.eventstore.lane import Lane, Unavailable, answer
 from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head
 from shared.ids import new_id
@@ -24,13 +24,14 @@ _INSERT_LOG: Final = """
 _SELECT_STREAM: Final = """
     SELECT position, category, stream_id, version, event_id, type, schema_version, time, command_id, correlation_id, causation_id,
         actor, partition_key, traceparent, payload
-    FROM es.event WHERE category = $1 AND stream_id = $2 AND version > $3 ORDER BY version
+    FROM es.event WHERE category = $1 AND stream_id = $2 AND version > $3 ORDER BY version LIMIT $4
 """
 _SELECT_PAGE: Final = """
     SELECT position, category, stream_id, version, event_id, type, schema_version, time, command_id, correlation_id, causation_id,
         actor, partition_key, traceparent, payload
     FROM es.event WHERE position > $1 ORDER BY position LIMIT $2
 """
+_SELECT_STATE: Final = "SELECT state, system_id <> (SELECT system_identifier FROM pg_control_system()) AS restored FROM es.log"
 _SELECT_HEAD: Final = "SELECT coalesce(max(position), 0) FROM es.event"
 # The message is evaluated for a known command only, and makes this read wait for a synchronous standby as the first answer did.
 _SELECT_ANSWER: Final = """
@@ -84,10 +85,10 @@ class PostgresStore:
         """Appends one decision through the lane, durably, before it answers; within 4.5 s, or it raises."""
         return await self._lane.append(request)
 
-    async def read_stream(self, stream: Stream, after_version: int = 0) -> Sequence[Record]:
-        """The records of one stream with version > `after_version`, in order."""
+    async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
+        """The records of one stream with version > `after_version`, in order: `limit` at most, or all, as a fold needs them."""
         async with _reading():
-            return [self._record(row) for row in await self._pool.fetch(_SELECT_STREAM, stream.category, stream.id, after_version)]
+            return [self._record(row) for row in await self._pool.fetch(_SELECT_STREAM, stream.category, stream.id, after_version, limit)]
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         """The records of the log with position > `after_position`, in order, `limit` at most."""
@@ -98,6 +99,13 @@ class PostgresStore:
         """The log's id and last position."""
         async with _reading():
             return Head(self._log_id, await self._pool.fetchval(_SELECT_HEAD))
+
+    async def refuse_closed(self) -> None:
+        """Raises LogClosedError while the log takes no appends."""
+        async with _reading():
+            row = await self._pool.fetchrow(_SELECT_STATE)
+        if row["state"] != "open" or row["restored"]:
+            raise LogClosedError("restored" if row["state"] == "open" else row["state"])
 
     async def answer_of(self, command_id: UUID, fingerprint: bytes | None = None) -> Answer | FingerprintMismatch | None:
         """What the command was answered the first time, None when it is not known. As durable as that answer when this returns."""

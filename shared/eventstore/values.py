@@ -117,8 +117,8 @@ class EventStore(Protocol):
     async def append(self, request: AppendRequest) -> AppendResult:
         """Appends one decision through the lane, durably, before it answers."""
 
-    async def read_stream(self, stream: Stream, after_version: int = 0) -> Sequence[Record]:
-        """The records of one stream with version > `after_version`, in order."""
+    async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
+        """The records of one stream with version > `after_version`, in order: `limit` at most, or all, as a fold needs them."""
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         """The records of the log with position > `after_position`, in order, `limit` at most."""
@@ -129,6 +129,9 @@ class EventStore(Protocol):
 
 class AnsweringStore(EventStore, Protocol):
     """A store that can also be asked what a command was answered; what `submit` works with."""
+
+    async def refuse_closed(self) -> None:
+        """Raises LogClosedError while the log takes no appends: before anything is made that only an append needs."""
 
     async def answer_of(self, command_id: UUID, fingerprint: bytes | None = None) -> Answer | FingerprintMismatch | None:
         """What the command was answered the first time, None when it is not known. As durable as that answer when this returns."""

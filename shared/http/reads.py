@@ -145,7 +145,7 @@ async def events_of(api: Api, stream: str, after_version: int, limit: int) -> Se
     category = CATEGORIES.get(parsed.category)
     if category is None or category.service != api.service or str(parsed) != stream:
         raise ProblemError("stream_invalid")
-    return (await api.store.read_stream(parsed, after_version))[: limit + 1]
+    return await api.store.read_stream(parsed, after_version, limit + 1)
 
 
 async def _log_page(api: Api, after_position: int, limit: int) -> Sequence[Record]:

@@ -87,9 +87,9 @@ class MemoryStore:
             self.claims[claim] = request.stream
         return answer
 
-    async def read_stream(self, stream: Stream, after_version: int = 0) -> Sequence[Record]:
-        """The records of one stream with version > `after_version`, in order."""
-        return [each for each in self.records if each.stream == stream and each.version > after_version]
+    async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
+        """The records of one stream with version > `after_version`, in order: `limit` at most, or all, as a fold needs them."""
+        return [each for each in self.records if each.stream == stream and each.version > after_version][:limit]
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         """The records of the log with position > `after_position`, in order, `limit` at most."""
@@ -98,6 +98,11 @@ class MemoryStore:
     async def head(self) -> Head:
         """The log's id and last position."""
         return Head(self.log_id, len(self.records))
+
+    async def refuse_closed(self) -> None:
+        """As the real one."""
+        if self.state != "open":
+            raise LogClosedError(self.state)
 
     async def answer_of(self, command_id: UUID, fingerprint: bytes | None = None) -> Answer | FingerprintMismatch | None:
         """What the command was answered the first time, None when it is not known."""

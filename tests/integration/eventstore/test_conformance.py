@@ -58,6 +58,9 @@ async def test_pages_and_streams_are_read_from_where_one_stands(subject: Subject
     assert [each.position for each in await subject.store.read_page(1, 3)] == [2, 3, 4]
     assert await subject.store.read_page(5, 3) == []
     assert [each.version for each in await subject.store.read_stream(stream, 3)] == [4, 5]
+    assert [each.version for each in await subject.store.read_stream(stream, 1, 3)] == [2, 3, 4]
+    assert [each.version for each in await subject.store.read_stream(stream, limit=1)] == [1]
+    assert [each.version for each in await subject.store.read_stream(stream, 4, 100)] == [5]
     assert await subject.store.read_stream(activity()) == []
 
 

@@ -48,6 +48,7 @@ class TinyStore:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
+        self.rows_read = 0
         self.answers: dict[UUID, tuple[bytes | None, Answer]] = {}
         self.trouble: Exception | None = None
         self.hold: asyncio.Event | None = None
@@ -56,8 +57,10 @@ class TinyStore:
     async def append(self, request: AppendRequest) -> AppendResult:
         raise NotImplementedError
 
-    async def read_stream(self, stream: Stream, after_version: int = 0) -> Sequence[Record]:
-        return [each for each in self.records if each.stream == stream and each.version > after_version]
+    async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
+        found = [each for each in self.records if each.stream == stream and each.version > after_version][:limit]
+        self.rows_read += len(found)
+        return found
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         return self.records[after_position : after_position + limit]

@@ -191,3 +191,14 @@ async def test_a_figure_opens_into_its_events_for_an_auditor(client: Client, tok
     for name in ("activity", "activity-1", "account-" + str(ACTIVITY), "activity-" + str(ACTIVITY).upper(), "nobody-" + str(ACTIVITY)):
         check_problem(await client.get(f"/api/v1/streams/{name}/events"), 400, "stream_invalid")
     check_problem(await client.get(f"{stream}?after=-1"), 400, "parameter_invalid")
+
+
+async def test_of_a_long_stream_no_more_is_read_than_is_shown(client: Client, token: Callable[..., str], store: TinyStore) -> None:
+    await client.post(SEATS, json=seat(), headers=key())
+    store.records += [replace(store.records[0], position=n, version=n) for n in range(2, 1000)]
+    client.headers["Authorization"] = token("auditor")
+    for path in (f"/api/v1/streams/activity-{ACTIVITY}/events", f"/view/streams/activity-{ACTIVITY}/events"):
+        store.rows_read = 0
+        answer = await client.get(path, params={"limit": "5", "after": "7"})
+        assert answer.status_code == 200
+        assert store.rows_read == 6  # One more tells that there is a next page.

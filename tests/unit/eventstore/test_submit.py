@@ -27,9 +27,9 @@ class CountingStore(MemoryStore):
         self.reads = self.appends = self.asked = 0
         self.before_append: list[AppendRequest] = []
 
-    async def read_stream(self, stream: Stream, after_version: int = 0) -> list[Record]:
+    async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> list[Record]:
         self.reads += 1
-        return list(await super().read_stream(stream, after_version))
+        return list(await super().read_stream(stream, after_version, limit))
 
     async def append(self, request: AppendRequest) -> AppendResult:
         self.appends += 1
