@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from shared.application import Actor, Role
+from shared.clock import CIVIL_ZONE
 from shared.errors import NotCaughtUpError, StoreUnavailableError
 from shared.http.problems import ProblemError
 from shared.tracing import parse_uuid
@@ -337,8 +338,9 @@ def _parse_instant(text: str) -> datetime:
     if instant.tzinfo is None:
         raise ValueError
     try:
+        instant.astimezone(CIVIL_ZONE)  # As the page would show it.
         return instant.astimezone(UTC)
-    except OverflowError:  # In UTC it lies before the calendar begins, or after it ends.
+    except OverflowError:  # There it lies before the calendar begins, or after it ends.
         raise ValueError from None
 
 
