@@ -72,7 +72,7 @@ class GrantRole(BaseModel):
 
 
 class WithdrawRole(BaseModel):
-    """The role that is no longer the person's, and why."""
+    """The role that is no longer the person's, and why; the reason is not kept of a person whose data was erased."""
 
     role: RoleName
     unit_code: Code
@@ -226,9 +226,13 @@ async def _grant_role(asked: Asked[GrantRole], lookups: LookUps) -> Plan[role.Ro
     return Plan(Stream("role", person_id), ROLE, decide)
 
 
-async def _withdraw_role(asked: Asked[WithdrawRole], _lookups: LookUps) -> Plan[role.Roles]:
+async def _withdraw_role(asked: Asked[WithdrawRole], lookups: LookUps) -> Plan[role.Roles]:
     person_id, body = asked.ids["person_id"], asked.body
-    fact = RoleWithdrawn(person_id=person_id, role=body.role, unit_code=body.unit_code, reason=body.reason)
+    person = await lookups.person(person_id)
+    # Of a person who was erased, or may have been, no text can be sealed; the role goes all the same.
+    may_seal = person is None or (person != "parked" and person.standing != "erased")
+    reason = body.reason if may_seal else None
+    fact = RoleWithdrawn(person_id=person_id, role=body.role, unit_code=body.unit_code, reason=reason)
     return Plan(Stream("role", person_id), ROLE, lambda roles: role.withdraw(roles, fact))
 
 

@@ -4,10 +4,10 @@ These names and shapes are what the log keeps for ever; change one only as CONTR
 """
 
 from datetime import date, datetime
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 from uuid import UUID
 
-from shared.contracts.event import Event, Json, Part, PersonalText, Upcaster
+from shared.contracts.event import Event, Json, Part, Personal, PersonalText, Upcaster
 
 ConsentKind = Literal["register", "be_named"]
 """What a volunteer agreed to: to be registered, or (separately, PIPL art. 25) to be named in public."""
@@ -97,7 +97,7 @@ class RoleWithdrawn(Event):
     person_id: UUID
     role: str
     unit_code: str
-    reason: str
+    reason: Annotated[str | None, Personal("person_id")]
 
 
 class VolunteerRegistered(Event):
@@ -113,7 +113,8 @@ class VolunteerRegistered(Event):
     id_number: PersonalText
     phone: PersonalText
     is_minor: bool
-    skills: tuple[str, ...]
+    skills: PersonalText
+    """One skill a line, in the words of who registered."""
 
 
 class ConsentGiven(Event):
@@ -277,7 +278,7 @@ class ClashOverridden(Event):
     activity_id: UUID
     volunteer_id: UUID
     clashes_with: UUID
-    reason: str
+    reason: PersonalText
 
 
 class ActivityHeld(Event):

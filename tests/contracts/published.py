@@ -99,6 +99,8 @@ def drafted(event: type[Event]) -> Json:
 _PERSON: Final = UUID("0197f3a4-5c00-7000-8000-000000000001")
 _PERSONAL: Final[Mapping[str, str]] = {
     "name": "林晓溪",
+    "skills": "讲解\n急救",
+    "reason": "已与本人商定",
     "guardian_name": "林远山",
     "id_number": "990000199003070013",
     "phone": "19900000000",
@@ -119,7 +121,6 @@ _WORDS: Final[Mapping[str, Any]] = {
     "issuing_body": "水务局志愿服务队",
     "document_reference": "志愿〔2017〕1号",
     "duties": "讲解节水知识",
-    "skill": "讲解",
     "risk_note": "活动在室外, 注意防晒",
     "insurance": "PICC-2017-0001",
     "result": "发放节水手册两百份",

@@ -155,7 +155,7 @@ def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[Volu
         id_number=id_number,
         phone=command.phone,
         is_minor=is_minor,
-        skills=command.skills,
+        skills="\n".join(command.skills) or None,
     )
     named = sorted(command.consents, reverse=True)  # The consent to register comes first.
     consents = [ConsentGiven(volunteer_id=who, consent=each, text_version=command.text_version) for each in named]

@@ -21,6 +21,7 @@ from shared.contracts.registration import (
     EnrollmentWithdrawn,
     OfferAccepted,
     OfferExpired,
+    PersonalDataErased,
     SeatOffered,
 )
 from shared.http.query import Column, Filter, Query
@@ -33,9 +34,10 @@ _Enrollment = tuple[str, str, datetime | None, datetime]
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     """Activities first, then how each ended, then the last word on every enrolment and capacity."""
     published = [fact.event for fact in facts if isinstance(fact.event, ActivityPublished)]
+    erased = [fact.event.volunteer_id for fact in facts if isinstance(fact.event, PersonalDataErased)]
     outcomes = dict[UUID, tuple[str, str]]()
     capacities, enrollments = dict[tuple[UUID, str], int](), dict[tuple[UUID, UUID], _Enrollment]()
-    overridden = list[tuple[UUID, UUID, UUID, str, datetime]]()
+    overridden = list[tuple[UUID, UUID, UUID, str | None, datetime]]()
     for fact in facts:
         since = fact.record.time
         match fact.event:
@@ -83,6 +85,7 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
         [expires_at for _, _, expires_at, _ in enrollments.values()],
         [since for _, _, _, since in enrollments.values()],
     )
+    await connection.execute(_ERASE, erased)
     await connection.executemany(_INSERT_OVERRIDE, overridden)
 
 
@@ -129,7 +132,12 @@ _UPSERT_ENROLLMENTS: Final[LiteralString] = """
     SET position = excluded.position, standing = excluded.standing, expires_at = excluded.expires_at, since = excluded.since
 """
 _INSERT_OVERRIDE: Final[LiteralString] = """
-    INSERT INTO clashes_overridden (activity_id, volunteer_id, clashes_with, reason, overridden_at) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO clashes_overridden (activity_id, volunteer_id, clashes_with, reason, overridden_at)
+    VALUES ($1, $2, $3, CASE WHEN NOT EXISTS (SELECT FROM persons_erased WHERE volunteer_id = $2) THEN $4 END, $5)
+"""
+_ERASE: Final[LiteralString] = """
+    WITH said AS (INSERT INTO persons_erased SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING)
+    UPDATE clashes_overridden SET reason = NULL WHERE volunteer_id = ANY ($1::uuid[])
 """
 
 ACTIVITIES: Final = Projection("activities", "registration", Path(__file__).with_suffix(".sql"), fold)

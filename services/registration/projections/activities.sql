@@ -38,6 +38,11 @@ CREATE TABLE clashes_overridden (
     activity_id uuid NOT NULL,
     volunteer_id uuid NOT NULL,
     clashes_with uuid NOT NULL,
-    reason text NOT NULL,
+    reason text,                            -- about the person: an erasure nulls it
     overridden_at timestamptz NOT NULL
+);
+CREATE INDEX clashes_overridden_volunteer_idx ON clashes_overridden (volunteer_id);
+-- What was decided about a person in the moment of the erasure may follow it in the log: of them no reason is kept.
+CREATE TABLE persons_erased (
+    volunteer_id uuid PRIMARY KEY
 );

@@ -133,7 +133,7 @@ COMMENT ON COLUMN api.unit_months.cancelled IS '已取消活动数 / Activities 
 CREATE VIEW api.volunteers AS
 SELECT known.volunteer_id, known.number, known.unit_code, coalesce(unit.name, known.unit_code) AS unit_name,
        CASE WHEN gone.position > known.registered_position THEN NULL ELSE left(known.name, 1) || '**' END AS masked_name,
-       known.is_minor, known.skills,
+       known.is_minor, CASE WHEN gone.position > known.registered_position THEN NULL ELSE known.skills END AS skills,
        CASE WHEN known.standing = 'registered' AND gone.position > known.registered_position THEN 'left' ELSE known.standing END AS standing,
        (known.named_position IS NOT NULL AND coalesce(unsaid.position, 0) < known.named_position
         AND coalesce(gone.position, 0) < known.registered_position) AS may_be_named,
@@ -149,7 +149,7 @@ COMMENT ON COLUMN api.volunteers.unit_code IS '单位代码 / Code of the unit';
 COMMENT ON COLUMN api.volunteers.unit_name IS '单位名称 / Name of the unit';
 COMMENT ON COLUMN api.volunteers.masked_name IS '隐去后的姓名 / Name, all but the first character masked';
 COMMENT ON COLUMN api.volunteers.is_minor IS '注册时未成年 / Under 18 when registered';
-COMMENT ON COLUMN api.volunteers.skills IS '服务技能 / Skills';
+COMMENT ON COLUMN api.volunteers.skills IS '服务技能, 一行一项 / Skills, one a line; gone for who left';
 COMMENT ON COLUMN api.volunteers.standing IS '状态: registered 已注册, left 已退出, erased 个人信息已删除 / Standing: registered, left or erased';
 COMMENT ON COLUMN api.volunteers.may_be_named IS '是否同意公开姓名 / Whether the person consented to be named in public';
 COMMENT ON COLUMN api.volunteers.registered_at IS '注册时间 / When registered';
@@ -170,12 +170,16 @@ COMMENT ON COLUMN api.enrollments.expires_at IS '递补确认截止 / Until when
 COMMENT ON COLUMN api.enrollments.since IS '自何时 / Since when';
 
 CREATE VIEW api.clashes_overridden AS
-SELECT activity_id, volunteer_id, clashes_with, reason, overridden_at FROM clashes_overridden;
+SELECT over.activity_id, over.volunteer_id, over.clashes_with,
+       CASE WHEN gone.position > coalesce(known.registered_position, 0) THEN NULL ELSE over.reason END AS reason, over.overridden_at
+FROM clashes_overridden AS over
+LEFT JOIN volunteers AS known USING (volunteer_id)
+LEFT JOIN consumer.withdrawn AS gone ON gone.subject = over.volunteer_id AND gone.kind = 'person';
 COMMENT ON VIEW api.clashes_overridden IS '时间冲突特批 / Overlapping times that a coordinator allowed';
 COMMENT ON COLUMN api.clashes_overridden.activity_id IS '活动标识 / The activity enrolled in';
 COMMENT ON COLUMN api.clashes_overridden.volunteer_id IS '志愿者标识 / The volunteer';
 COMMENT ON COLUMN api.clashes_overridden.clashes_with IS '冲突的活动 / The activity at the same time';
-COMMENT ON COLUMN api.clashes_overridden.reason IS '特批理由 / Why it was allowed';
+COMMENT ON COLUMN api.clashes_overridden.reason IS '特批理由 / Why it was allowed; gone for who left';
 COMMENT ON COLUMN api.clashes_overridden.overridden_at IS '特批时间 / When it was allowed';
 
 CREATE VIEW api.volunteer_overview AS

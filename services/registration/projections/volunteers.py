@@ -30,7 +30,7 @@ class _Volunteer:
     name: str | None
     phone: str | None
     is_minor: bool
-    skills: str
+    skills: str | None
     standing: str
     registered_at: datetime
     registered_position: int
@@ -68,7 +68,7 @@ def _registered(event: VolunteerRegistered, fact: Fact) -> _Volunteer:
         name=event.name,
         phone=event.phone,
         is_minor=event.is_minor,
-        skills=", ".join(event.skills),
+        skills=event.skills,
         standing="registered",
         registered_at=fact.record.time,
         registered_position=fact.record.position,
@@ -86,7 +86,7 @@ def _change(
         case VolunteerDeregistered():
             volunteer.standing, volunteer.named_position = "left", None
         case PersonalDataErased():
-            volunteer.standing, volunteer.name, volunteer.phone = "erased", None, None
+            volunteer.standing, volunteer.name, volunteer.phone, volunteer.skills = "erased", None, None, None
         case _:
             pass
 
@@ -120,7 +120,8 @@ QUERY: Final = Query(
     name="volunteers",
     path="/volunteers",
     sql="""
-        SELECT number, volunteer_id, unit_name, unit_code, masked_name, is_minor, standing, may_be_named, registered_at FROM api.volunteers
+        SELECT number, volunteer_id, unit_name, unit_code, masked_name, is_minor, standing, may_be_named, skills, registered_at
+        FROM api.volunteers
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR standing = $2)
           AND (current_setting('leifeng.actor_role', true) <> 'unit_admin' OR unit_code = current_setting('leifeng.actor_unit', true))
           AND ($3::text IS NULL OR number > $3)
@@ -135,6 +136,7 @@ QUERY: Final = Query(
         Column("is_minor", "boolean", "注册时未成年", "Minor when registered"),
         Column("standing", "text", "状态", "Standing", words=STANDINGS),
         Column("may_be_named", "boolean", "同意公开姓名", "May be named"),
+        Column("skills", "text", "服务技能", "Skills", nullable=True, hidden=True),
         Column("registered_at", "instant", "注册时间", "Registered"),
     ),
     order=("number",),

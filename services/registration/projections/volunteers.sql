@@ -5,7 +5,7 @@ CREATE TABLE volunteers (
     name text,                              -- clear: no view shows it, an erasure nulls it
     phone text,                             -- likewise
     is_minor boolean NOT NULL,
-    skills text NOT NULL,
+    skills text,                            -- likewise, but that staff see them until then
     standing text NOT NULL CONSTRAINT volunteers_standing CHECK (standing IN ('registered', 'left', 'erased')),
     registered_at timestamptz NOT NULL,
     registered_position bigint NOT NULL,

@@ -128,7 +128,7 @@ async def _plan_register(asked: Asked[Register], lookups: LookUps) -> Plan[Volun
                 id_number=asked.body.id_number,
                 phone=None,
                 is_minor=False,
-                skills=(),
+                skills=None,
             )
         ]
 

@@ -164,7 +164,7 @@ def _record(event: Event, position: int) -> Record:
 def registered(volunteer_id: UUID) -> VolunteerRegistered:
     """A person who is a volunteer."""
     return VolunteerRegistered(
-        volunteer_id=volunteer_id, number="2017-000001", unit_code=UNIT, name=None, id_number=None, phone=None, is_minor=False, skills=()
+        volunteer_id=volunteer_id, number="2017-000001", unit_code=UNIT, name=None, id_number=None, phone=None, is_minor=False, skills=None
     )
 
 

@@ -97,7 +97,7 @@ async def test_a_registered_person_is_a_volunteer_until_they_leave(pool: Pool, f
         id_number=None,
         phone=None,
         is_minor=False,
-        skills=(),
+        skills=None,
     )
     async with pool.acquire() as connection:
         await fold_volunteers(connection, facts(registered))

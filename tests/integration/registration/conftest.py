@@ -100,7 +100,14 @@ class Registration:
 
     async def _facts(self) -> Sequence[Fact]:
         records = await self.store.read_page(self._applied, 500)
-        await self.keys.load([each.stream.id for each in records if each.stream.category == "volunteer"])
+        subjects = set[UUID]()
+
+        def note(subject: UUID, _place: str, _sealed: str) -> None:
+            subjects.add(subject)
+
+        for each in records:
+            CODEC.decode(each, note)
+        await self.keys.load(subjects)
         return [Fact(each, CODEC.decode(each, self.keys.unseal)) for each in records]
 
     async def facts_from_the_start(self) -> Sequence[Fact]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -15,7 +16,7 @@ from shared.consumer.values import Fact
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
-from shared.contracts.registration import UnitKind
+from shared.contracts.registration import ClashOverridden, PersonalDataErased, UnitKind
 from shared.eventstore.values import Answer
 from shared.http.problems import ProblemError
 from shared.postgres import connect
@@ -132,6 +133,104 @@ async def test_nothing_personal_stands_in_the_log_and_an_erasure_empties_the_vie
     async with registration.pool.acquire() as connection:
         await volunteers.fold(connection, replayed)
     assert await registration.pool.fetch("SELECT * FROM volunteers") == live
+
+
+CANARIES = {field: f"金丝雀{word}号" for field, word in zip(("name", "guardian", "skill", "override", "role"), "甲乙丙丁戊", strict=True)}
+"""Texts about a person, one for each field that takes them."""
+
+
+def canaries_in(rows: Sequence[str]) -> set[str]:
+    return {field for field, words in CANARIES.items() if any(words in row for row in rows)}
+
+
+async def views(registration: Registration) -> list[str]:
+    """Every row of every view that a reader of the database sees."""
+    connection = await connect(registration.dsn, "tests")
+    names = await connection.fetch("SELECT viewname FROM pg_views WHERE schemaname = 'api'")
+    await connection.execute("SET ROLE scratch_owner_reader")
+    found = [row for (name,) in names for (row,) in await connection.fetch(f'SELECT to_jsonb(one)::text FROM api."{name}" AS one')]
+    await connection.close()
+    return found
+
+
+async def tables(registration: Registration) -> list[str]:
+    """Every row of every read model and look-up."""
+    names = await registration.pool.fetch("SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('views_1', 'lookup')")
+    return [
+        row for schema, name in names for (row,) in await registration.pool.fetch(f"SELECT to_jsonb(one)::text FROM {schema}.{name} AS one")
+    ]
+
+
+async def play_canaries(registration: Registration) -> UUID:
+    """Somebody with a canary in every text about them: registered, seated against a clash, and relieved of a role."""
+    await adopt(registration)
+    who = uuid4()
+    born = {"id_number": id_number("20050301"), "name": CANARIES["name"], "guardian_name": CANARIES["guardian"]}
+    assert code_of(await register(registration, who, 1, **born, skills=[CANARIES["skill"], "急救"])) is None
+    await registration.catch_up()
+    start = registration.now + timedelta(days=5)
+    first, second = await publish(registration, start), await publish(registration, start + timedelta(hours=1))
+    assert code_of(await enroll(registration, first, who)) is None
+    await registration.catch_up()
+    said = body(volunteer_id=str(who), position="guide", override_reason=CANARIES["override"])
+    assert code_of(await registration.ask("enroll", said, UNIT_ADMIN, activity_id=second)) is None
+    role = {"role": "activity_leader", "unit_code": UNIT}
+    await registration.ask("grant_role", body(**role), BUREAU, person_id=who)
+    await registration.ask("withdraw_role", body(**role, reason=CANARIES["role"]), BUREAU, person_id=who)
+    await registration.catch_up()
+    return who
+
+
+async def test_no_text_about_a_person_stands_clear_in_the_log_and_an_erasure_takes_it_out_of_every_view(registration: Registration) -> None:
+    who = await play_canaries(registration)
+
+    async def clear_in_the_log() -> set[str]:
+        events = await registration.store.read_page(0, 500)
+        return {field for field, words in CANARIES.items() if any(words.encode() in bytes(each.payload) for each in events)}
+
+    assert await clear_in_the_log() == set()
+    assert canaries_in(await views(registration)) == {"skill", "override"}  # Those that staff are shown, until then.
+    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    await registration.catch_up()
+    assert await clear_in_the_log() == set()
+    assert canaries_in([*await views(registration), *await tables(registration)]) == set()
+
+
+async def test_texts_about_a_person_are_hidden_from_the_erasure_on_though_the_read_models_are_behind(registration: Registration) -> None:
+    who = await play_canaries(registration)
+    withdrawn = "INSERT INTO consumer.withdrawn (subject, kind, position) VALUES ($1, 'person', 1000)"
+    await registration.pool.execute(withdrawn, who)
+    assert canaries_in(await views(registration)) == set()
+
+
+async def test_live_and_replayed_agree_on_a_clash_that_was_overridden_in_the_moment_of_an_erasure(registration: Registration) -> None:
+    who = await play_canaries(registration)
+    facts = await registration.facts_from_the_start()
+    overridden = [each for each in facts if isinstance(each.event, ClashOverridden)]
+    erased = Fact(facts[0].record, PersonalDataErased(volunteer_id=who))
+    async with registration.pool.acquire() as connection:
+        await connection.execute("DELETE FROM clashes_overridden")
+        await activities.fold(connection, [erased])
+        await activities.fold(connection, overridden)
+        rows = await connection.fetch("SELECT volunteer_id, reason FROM clashes_overridden")
+    assert [tuple(row) for row in rows] == [(who, None)]
+
+
+async def test_a_role_of_who_was_erased_is_withdrawn_without_a_word(registration: Registration) -> None:
+    who = await play_canaries(registration)
+    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    await registration.catch_up()
+    role = {"role": "kiosk", "unit_code": UNIT}
+    answer = await registration.ask("withdraw_role", body(**role, reason="设备遗失"), BUREAU, person_id=who)
+    assert (answer.outcome, answer.count) == ("accepted", 1)
+
+
+async def test_staff_are_shown_the_skills_of_their_volunteers(registration: Registration) -> None:
+    who = await play_canaries(registration)
+    (row,) = await registration.rows(volunteers.QUERY, UNIT_ADMIN)
+    assert (row["volunteer_id"], row["skills"]) == (who, f"{CANARIES['skill']}\n急救")
+    assert {query.name for query in QUERIES if any(column.name == "skills" for column in query.columns)} == {"volunteers"}
+    assert not volunteers.QUERY.public
 
 
 async def test_a_freed_seat_is_offered_and_lapses_at_the_end_of_the_next_working_day(registration: Registration) -> None:
