@@ -122,8 +122,9 @@ class Commands(Generic[L]):
         causation_id: UUID | None,
         traceparent: str | None,
         if_match: int | None = None,
+        not_before: datetime | None = None,
     ) -> Answer:
-        """Decides and appends, durably, before it answers.
+        """Decides and appends, durably, before it answers. `not_before` is an instant that the caller has seen: now is no earlier.
 
         Raises what planning raises, StreamConflictError, StaleVersionError, FingerprintMismatchError, EventTooLargeError,
         StoreUnavailableError, LogClosedError, PersonErasedError.
@@ -131,6 +132,7 @@ class Commands(Generic[L]):
         started, outcome = monotonic(), "unavailable"
         try:
             now = await self._clock()
+            now = now if not_before is None else max(now, not_before)
             asking = _Asking(command_id, fingerprint, now, correlation_id, causation_id, actor, traceparent, if_match)
             answer = await self._first_or_new(use_case, Asked(body, ids, actor, now, command_id, new_id), asking)
             outcome = "duplicate" if answer.repeated else answer.outcome
@@ -179,6 +181,7 @@ class Commands(Generic[L]):
             first = await self._first_answer(asking)  # Before keys are made: a repeat makes none.
             if first is not None:
                 return first
+            await self._store.refuse_closed()  # A key made while the log waits for its tail would be another than that of its events.
             await self._keys.ensure(subjects)
         request = self._request(plan, loaded.version, decided, asking)
         self._cache.pop(plan.stream, None)  # Whatever goes wrong from here on, the next command reads again.

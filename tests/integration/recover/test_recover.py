@@ -1,5 +1,6 @@
 """What `recover` takes from Kafka, what it refuses to take, and that it may be killed and run again (D1, F21, F24)."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from shared.privacy import PersonalKeys
 from shared.recover import Recovered, RecoverError, Recovery, recover
 from shared.relay.publisher import Publisher
 from shared.relay.steps import Link, chained
-from shared.states import Because
+from shared.states import APPEND_LOCK, Because
 from tests.conftest import Databases
 from tests.integration.recover.conftest import Site, run
 from tests.integration.relay.conftest import SERVICE, Log, opened, raw, until
@@ -197,6 +198,25 @@ async def test_a_log_in_another_cluster_is_closed_until_recover_has_run(copied: 
             await log.append(1)
         await copied.recover(log)
         await log.append(1)
+
+
+async def test_a_log_is_closed_for_recovery_after_the_append_that_is_under_way(copied: Copied) -> None:
+    async with copied.opened(copied.dsn) as log:
+        appending = await connect(copied.dsn, "appending")
+        transaction = appending.transaction()
+        await transaction.start()
+        await appending.execute("SELECT pg_advisory_xact_lock($1)", APPEND_LOCK)
+        closing = asyncio.create_task(log.pool.execute("SELECT es.wait_for_recovery()"))
+        await until(lambda: _waits_for_the_lock(log))
+        assert not closing.done()
+        await transaction.commit()
+        await closing
+        assert await state(log) == "recovering"
+        await appending.close()
+
+
+async def _waits_for_the_lock(log: Log) -> bool:
+    return bool(await log.pool.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"))
 
 
 async def test_a_recovery_that_was_killed_goes_on_where_it_stood(site: Site) -> None:

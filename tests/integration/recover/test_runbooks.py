@@ -101,6 +101,23 @@ async def test_a_parked_key_is_looked_at_and_released(site: Site) -> None:
     assert f"key={person.id}" not in ran.out
 
 
+async def test_read_models_are_rebuilt_compared_rolled_back_and_dropped(site: Site) -> None:
+    person = site.person()
+    assert (await site.register(person)).status_code == 200
+    await site.caught_up()
+    page = Runbook(site, "rebuild-read-models.md")
+    assert len(page.blocks) == 5
+    built = (await page.follow(0)).out
+    assert "views_2 is live" in built
+    digest = next(line for line in built.splitlines() if line.endswith("  all"))
+    assert digest in (await page.follow(1)).out
+    assert "views_1 is live" in (await page.follow(2)).out
+    assert "dropped views_2" in (await page.follow(3)).out
+    assert "views_2 is live" in (await page.follow(4)).out
+    assert digest in (await page.follow(1)).out
+    await page.follow(3)
+
+
 async def test_a_topic_that_is_lost_is_complete_again(site: Site) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=site.kafka.servers)
     await admin.start()
