@@ -104,6 +104,7 @@ class PostgresStore:
         """Raises LogClosedError while the log takes no appends."""
         async with _reading():
             row = await self._pool.fetchrow(_SELECT_STATE)
+        assert row is not None
         if row["state"] != "open" or row["restored"]:
             raise LogClosedError("restored" if row["state"] == "open" else row["state"])
 
