@@ -378,6 +378,8 @@ _BUREAU: Final = frozenset({Role.BUREAU_ADMIN})
 _ORGANISERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN})
 _LEADERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.ACTIVITY_LEADER})
 _PERSONS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.VOLUNTEER})
+_ERASERS: Final = frozenset({Role.BUREAU_ADMIN, Role.VOLUNTEER})
+"""An erasure cannot be undone: no unit's admin decides on one."""
 _SYSTEM: Final = frozenset({Role.SYSTEM})
 
 _RECORD: Final = ("volunteer_unknown", "not_own_record", "wrong_unit", "person_erased")
@@ -420,7 +422,7 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
     ),
     UseCase("leave_programme", "/volunteers/{volunteer_id}/leave", Nothing, _PERSONS, _leave_programme, _RECORD, "退出", "Leave"),
     UseCase(
-        "erase_personal_data", "/volunteers/{volunteer_id}/erase", Nothing, _PERSONS, _erase_personal_data,
+        "erase_personal_data", "/volunteers/{volunteer_id}/erase", Nothing, _ERASERS, _erase_personal_data,
         _RECORD, "删除个人信息", "Erase personal data",
     ),
     UseCase(

@@ -1,0 +1,78 @@
+"""What is written about a person is sealed in every log, said in no line of any process, and gone from every view once it is erased."""
+
+from datetime import date
+from typing import Final
+from uuid import UUID, uuid4
+
+import pytest
+
+from deploy.local.environment import SERVICES
+from deploy.sample.year import id_number
+from tests.e2e.stack import Stack, command
+from tests.e2e.stage import UNIT, Activity, Stage, Volunteer, accepted, on
+
+CANARIES: Final = {field: f"canary-{uuid4().hex}" for field in ("name", "guardian", "skill", "override", "role")}
+"""A text for each field that takes words about a person."""
+SHOWN_TO_STAFF: Final = {"skill", "override"}
+
+
+@pytest.fixture(scope="module")
+async def person(stage: Stage) -> UUID:
+    """A minor with a canary in every field, seated against a clash and relieved of a role."""
+    who, day = uuid4(), await stage.day()
+    number = id_number(date(2005, 5, 1), 901)
+    said = stage.registration(CANARIES["name"], id_number=number, guardian_name=CANARIES["guardian"], skills=[CANARIES["skill"]])
+    answer = accepted(await command(stage.self_("registration", who), "/volunteers", said, After=stage.programme_at))
+    one = await stage.activity(on(day, "09:00"), on(day, "11:00"))
+    other = await stage.activity(on(day, "10:00"), on(day, "12:00"))
+    seat = await stage.enroll(Volunteer(who, CANARIES["name"], number, said["phone"], answer["position"]), one)
+    await _override(stage, who, other, seat["position"])
+    role = {"role": "activity_leader", "unit_code": UNIT}
+    accepted(await command(stage.bureau("registration"), f"/people/{who}/roles", role))
+    accepted(await command(stage.bureau("registration"), f"/people/{who}/roles/withdraw", {**role, "reason": CANARIES["role"]}))
+    await stage.stack.settled()
+    return who
+
+
+async def _override(stage: Stage, who: UUID, activity: Activity, after: str) -> None:
+    body = {"volunteer_id": str(who), "position": "cleaner", "override_reason": CANARIES["override"]}
+    accepted(
+        await command(stage.leader("registration"), f"/activities/{activity.id}/enrollments", body, After=f"{after}, {activity.after}")
+    )
+
+
+async def _found(stack: Stack, schemas: tuple[str, ...]) -> set[str]:
+    """The canaries that stand in the clear in any table or view of these schemas."""
+    found = set[str]()
+    for service in SERVICES:
+        names = await stack.sql(
+            service,
+            """
+            SELECT format('%I.%I', space.nspname, relname) AS name FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace
+            WHERE space.nspname ~ $1 AND relkind IN ('r', 'v', 'p')
+            """,
+            f"^({'|'.join(schemas)})$",
+        )
+        for (name,) in names:
+            for (row,) in await stack.sql(service, f"SELECT to_jsonb(one)::text FROM {name} AS one"):
+                found |= {field for field, words in CANARIES.items() if words in row or words.encode().hex() in row}
+    return found
+
+
+def _logged(stack: Stack) -> set[str]:
+    lines = "".join(each.read_text(encoding="utf-8", errors="replace") for each in stack.folder.glob("*.log"))
+    assert lines
+    return {field for field, words in CANARIES.items() if words in lines}
+
+
+async def test_texts_about_a_person_are_clear_in_no_log_and_gone_from_every_view_once_erased(stage: Stage, person: UUID) -> None:
+    stack = stage.stack
+    assert await _found(stack, ("es", "consumer", "keys", "lookup")) == set()
+    assert await _found(stack, ("api",)) == SHOWN_TO_STAFF
+    assert _logged(stack) == set()
+    refused = await command(stage.leader("registration"), f"/volunteers/{person}/erase", {})
+    assert (refused.status_code, refused.json()["code"]) == (403, "role_not_allowed")
+    accepted(await command(stage.bureau("registration"), f"/volunteers/{person}/erase", {}))
+    await stack.settled()
+    assert await _found(stack, ("es", "consumer", "keys", "lookup", "api", "views_.*")) == set()
+    assert _logged(stack) == set()
