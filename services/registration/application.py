@@ -408,7 +408,7 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
     UseCase("withdraw_role", "/people/{person_id}/roles/withdraw", WithdrawRole, _BUREAU, _withdraw_role, (), "撤权", "Withdraw a role"),
     UseCase(
         "register_volunteer", "/volunteers", RegisterVolunteer, _PERSONS, _register_volunteer,
-        (*_RECORD, "already_registered", "unit_unknown", "id_number_invalid", "phone_invalid", "no_consent",
+        (*_RECORD, "already_registered", "unit_unknown", "id_number_invalid", "id_number_differs", "phone_invalid", "no_consent",
          "id_number_taken", "volunteer_number_taken"),
         "志愿者注册", "Register a volunteer, by consent",
     ),
@@ -471,6 +471,7 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "already_registered": RefusalText(409, "已注册为志愿者", "The person is a volunteer already"),
     "id_number_invalid": RefusalText(422, "身份证号不正确", "The ID number is not one: its date or check digit is wrong"),
     "id_number_taken": RefusalText(409, "该身份证号已注册", "Somebody is registered with this ID number"),
+    "id_number_differs": RefusalText(409, "与原登记的身份证号不符", "Who comes back has the ID number that they left with"),
     "volunteer_number_taken": RefusalText(409, "编号已被占用, 请换 Idempotency-Key 重试", "The number drawn is taken; use a new key"),
     "phone_invalid": RefusalText(422, "电话号码格式不对", "The phone number has another form than a mobile or landline of the mainland"),
     "no_consent": RefusalText(422, "缺少本人或监护人的同意", "The person, or a minor's guardian, has not consented"),

@@ -108,12 +108,15 @@ class Volunteer:
 
 def decide(volunteer: Volunteer, command: VolunteerCommand) -> Sequence[VolunteerEvent] | Refusal:
     """Rights first, then what the record says, then the command itself."""
-    unit_code = command.unit_code if isinstance(command, RegisterVolunteer) else volunteer.unit_code
-    if unit_code is None:
+    # Who has a record belongs to its unit: another unit's admin does not take them over by registering them anew.
+    units = [volunteer.unit_code, command.unit_code] if isinstance(command, RegisterVolunteer) else [volunteer.unit_code]
+    concerned = [each for each in units if each is not None]
+    if not concerned:
         return Refusal("volunteer_unknown")
-    barred = command.asker.barred_from_record(command.volunteer_id, unit_code)
-    if barred is not None:
-        return barred
+    for unit_code in concerned:
+        barred = command.asker.barred_from_record(command.volunteer_id, unit_code)
+        if barred is not None:
+            return barred
     if volunteer.is_erased:
         return Refusal("person_erased")
     match command:
@@ -139,6 +142,8 @@ def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[Volu
     born_on = birth_date(id_number)
     if born_on is None or born_on > command.today:
         return Refusal("id_number_invalid")
+    if volunteer.id_number not in (None, id_number):  # The first number's claim would be kept for ever, and nobody could register with it.
+        return Refusal("id_number_differs")
     if command.phone is not None and not _PHONE.fullmatch(command.phone):
         return Refusal("phone_invalid")
     if "register" not in command.consents:

@@ -135,6 +135,19 @@ async def test_nothing_personal_stands_in_the_log_and_an_erasure_empties_the_vie
     assert await registration.pool.fetch("SELECT * FROM volunteers") == live
 
 
+async def test_who_comes_back_keeps_number_and_id_number_and_an_erasure_frees_the_id_number(registration: Registration) -> None:
+    await adopt(registration)
+    who, other = uuid4(), uuid4()
+    await register(registration, who, 1)
+    await registration.ask("leave_programme", b"{}", volunteer(who), volunteer_id=who)
+    assert code_of(await register(registration, who, 2)) == "id_number_differs"
+    assert code_of(await register(registration, other, 1)) == "id_number_taken"
+    assert code_of(await register(registration, who, 1)) is None
+    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    assert code_of(await register(registration, other, 1)) is None
+    assert await registration.pool.fetchval("SELECT count(*) FROM es.claim WHERE scope = 'id_number'") == 1
+
+
 CANARIES = {field: f"金丝雀{word}号" for field, word in zip(("name", "guardian", "skill", "override", "role"), "甲乙丙丁戊", strict=True)}
 """Texts about a person, one for each field that takes them."""
 

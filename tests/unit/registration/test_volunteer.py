@@ -112,6 +112,22 @@ def test_who_left_comes_back_under_the_same_number() -> None:
     assert registered.number == "V000000000001"
 
 
+def test_who_left_is_moved_to_another_unit_by_the_own_unit_the_bureau_or_themself_only() -> None:
+    left = after(REGISTER, LeaveProgramme(ALICE, herself(ALICE)))
+    elsewhere = replace(REGISTER, unit_code=STRANGE_ADMIN.unit)
+    assert refused(left, replace(elsewhere, asker=STRANGE_ADMIN)) == "wrong_unit"
+    assert refused(left, replace(elsewhere, asker=UNIT_ADMIN)) == "wrong_unit"
+    for asker in (herself(ALICE), BUREAU_ADMIN):
+        assert isinstance(events_of(decide(left, replace(elsewhere, asker=asker)))[0], VolunteerRegistered)
+    assert isinstance(events_of(decide(left, replace(REGISTER, asker=UNIT_ADMIN)))[0], VolunteerRegistered)
+
+
+def test_who_comes_back_is_the_person_with_the_id_number_that_is_known() -> None:
+    left = after(REGISTER, LeaveProgramme(ALICE, herself(ALICE)))
+    assert refused(left, replace(REGISTER, id_number=id_number(sequence="002"))) == "id_number_differs"
+    assert after(REGISTER, LeaveProgramme(ALICE, herself(ALICE)), REGISTER).id_number == id_number()
+
+
 @pytest.mark.parametrize(
     "number",
     [
