@@ -57,13 +57,13 @@ async def fire_due(pool: Pool, consumers: Consumers[Any], submit: Submit, now: d
 
     async def in_order(rows: Sequence[asyncpg.Record]) -> None:
         for row in rows:
-            await _fire(pool, consumers, submit, row)
+            await _fire(pool, consumers, submit, row, now)
 
     await asyncio.gather(*(in_order(rows) for rows in by_key.values()))
     return len(due)
 
 
-async def _fire(pool: Pool, consumers: Consumers[Any], submit: Submit, row: asyncpg.Record) -> None:
+async def _fire(pool: Pool, consumers: Consumers[Any], submit: Submit, row: asyncpg.Record, now: datetime) -> None:
     try:
         use_case = consumers.use_cases[row["use_case"]]
         await submit(
@@ -77,6 +77,7 @@ async def _fire(pool: Pool, consumers: Consumers[Any], submit: Submit, row: asyn
             correlation_id=row["correlation_id"],
             causation_id=row["set_by"],
             traceparent=row["traceparent"],
+            not_before=now,  # A clock that has stepped back since would answer "not due", and the deadline would be forgotten.
         )
     except StreamConflictError:
         return  # Others were quicker; the next round asks again.

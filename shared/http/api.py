@@ -37,8 +37,9 @@ class Submit(Protocol):
         causation_id: UUID | None,
         traceparent: str | None,
         if_match: int | None = None,
+        not_before: datetime | None = None,
     ) -> Answer:
-        """Decides and appends, durably, before it answers."""
+        """Decides and appends, durably, before it answers. `not_before` is an instant that the caller has seen: now is no earlier."""
 
 
 class Waits(Protocol):
@@ -90,3 +91,14 @@ class Api:
         if await self.is_withdrawn(actor):
             raise ProblemError("role_withdrawn", role=actor.role.value)
         return actor
+
+    async def reader(self, request: Request, roles: frozenset[Role]) -> Actor | None:
+        """Who reads what is open to everybody: who may ask for more, or None for anybody else, whatever other role a token gives.
+
+        Raises ProblemError (401) for a token that does not count.
+        """
+        header = request.headers.get("authorization")
+        if header is None:
+            return None
+        actor = self.authenticator.actor(header)
+        return actor if actor.role in roles and not await self.is_withdrawn(actor) else None

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from shared import deadlines, ids
-from shared.application import Command
+from shared.application import Asked, Command, Plan
 from shared.consumer.apply import Consumer
 from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact
@@ -96,6 +97,27 @@ async def test_one_that_is_replaced_while_it_fires_stays_as_the_later_fact_says(
     assert await left(base) == ["a"]
     await deadlines.fire_due(base.pool, service.setting.consumers, service.commands.submit, at(40))
     assert await service.counted() == [10, 40]
+
+
+async def test_a_clock_that_steps_back_after_the_look_does_not_lose_what_was_due(service: Deciding) -> None:
+    """The deadline is seen to be due, and by the clock that `submit` reads it is not yet: a year of the past, here."""
+    due_at = datetime(2199, 1, 1, tzinfo=UTC)
+
+    async def once_due(asked: Asked[Number], look_ups: Any) -> Plan[int]:
+        plan = await COUNT.plan(asked, look_ups)
+        return plan if asked.now >= due_at else replace(plan, decide=lambda _: [], keep_answer=False)
+
+    use_case = replace(COUNT, plan=once_due)
+    consumers = replace(service.setting.consumers, use_cases={COUNT.name: use_case})
+
+    def at_its_time(fact: Fact) -> Sequence[DeadlineSet]:
+        return [DeadlineSet("close", fact.record.partition_key, due_at, Command(use_case, Number(number=7)))]
+
+    reader = Consumer(part(deadline_fold(at_its_time)), service.base.pool, service.base.metrics)
+    await reader.begin()
+    await reader.take(Log().count(("a", 1)))
+    await deadlines.fire_due(service.base.pool, consumers, service.commands.submit, due_at)
+    assert (await service.counted(), await left(service.base)) == ([7], [])
 
 
 async def test_an_answer_that_was_lost_is_asked_for_again_and_given_once(service: Deciding) -> None:

@@ -83,6 +83,7 @@ class TinyStore:
         causation_id: UUID | None,
         traceparent: str | None,
         if_match: int | None = None,
+        not_before: datetime | None = None,
     ) -> Answer:
         self.arrivals.put_nowait(command_id)
         if self.hold:
