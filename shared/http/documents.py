@@ -34,6 +34,9 @@ _READ_CODES: Final = (
 )  # fmt: skip
 _QUERY_CODES: Final = (*_READ_CODES, "after_invalid", "after_foreign_log", "not_caught_up", "cursor_invalid")
 
+_ROLE_CODES: Final = frozenset({"role_not_allowed", "role_withdrawn"})
+"""What nobody meets who asks for what is open to everybody."""
+
 _SAMPLE_UUID: Final = "0197f3a4-5c00-7000-8000-000000000001"
 _SAMPLE_LOG: Final = "0197f3a4-5c00-7000-8000-0000000000aa"
 
@@ -153,7 +156,7 @@ def _query(query: Query, catalogue: Catalogue) -> Json:
         "operationId": query.name,
         "tags": ["queries"],
         "summary": f"{query.title_zh} / {query.title_en}",
-        "description": "Without a token: public figures." if query.public else _roles(query.roles),
+        "description": "Without a token, or with one of any role: public figures." if query.public else _roles(query.roles),
         "parameters": [*filters, *(_parameter(name) for name in ("Limit", "Cursor", "After", "CorrelationId"))],
         "responses": {
             "200": {
@@ -176,7 +179,7 @@ def _query(query: Query, catalogue: Catalogue) -> Json:
                     }
                 },
             },
-            **_problems(_QUERY_CODES, catalogue),
+            **_problems((code for code in _QUERY_CODES if not (query.public and code in _ROLE_CODES)), catalogue),
         },
     }
     if query.public:

@@ -35,8 +35,7 @@ def query_handler(api: Api, query: Query) -> Handler:
 
     async def handle(request: Request) -> Response:
         deadline = Deadline()
-        open_to_all = query.public and "authorization" not in request.headers
-        reader = None if open_to_all else await deadline.meet(api.asker(request, query.roles))
+        reader = await deadline.meet((api.reader if query.public else api.asker)(request, query.roles))
         given = single(request, known)
         filters = read_filters(query, given)
         after = parse_tokens(request.headers.getlist("after"), frozenset(SERVICES))

@@ -11,7 +11,7 @@ import pytest
 
 from shared.http.api import Api
 from shared.http.app import build_app
-from tests.integration.http.conftest import ACTIVITY, Follow, TinyStore, Told
+from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Told, Withdrawn
 from tests.integration.http.seats import BALANCES, LOG_ID, NOW
 from tests.integration.http.test_commands import SEATS, check_problem, key, seat
 
@@ -91,6 +91,21 @@ async def test_a_list_with_names_asks_who_reads(client: Client, token: Callable[
     check_problem(await client.get("/api/v1/people"), 401, "token_missing")
 
 
+async def test_with_a_token_of_any_role_one_reads_no_less_than_without(
+    client: Client, token: Callable[..., str], withdrawn: Withdrawn
+) -> None:
+    client.headers.pop("Authorization")
+    bare = await client.get("/api/v1/balances")
+    for role in ("volunteer", "kiosk", "activity_leader", "ops", "auditor"):
+        answer = await client.get("/api/v1/balances", headers={"Authorization": token(role)})
+        assert (answer.status_code, answer.content) == (200, bare.content), role
+    withdrawn.persons.add(PERSON)
+    answer = await client.get("/api/v1/balances", headers={"Authorization": token("auditor")})
+    assert (answer.status_code, answer.content) == (200, bare.content)
+    for wrong in (token(iss="somebody else"), token(exp=1, iat=0), "Bearer x"):
+        assert (await client.get("/api/v1/balances", headers={"Authorization": wrong})).status_code == 401
+
+
 async def test_what_the_reader_role_may_not_see_the_query_does_not_either(api: Api) -> None:
     spying = replace(
         BALANCES, name="secrets", path="/secrets", sql="SELECT name AS unit_code FROM api.secrets WHERE $1 || $2 || $3 || $4 IS NULL"
@@ -116,8 +131,9 @@ async def test_the_reader_is_told_to_the_database_for_this_transaction_only(
     app = build_app(replace(api, queries=(whoami,)))
     async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as client:
         nobody = (await client.get("/api/v1/whoami")).json()["items"][0]["unit_code"]
+        volunteer = (await client.get("/api/v1/whoami", headers={"Authorization": token("volunteer")})).json()["items"][0]["unit_code"]
         auditor = (await client.get("/api/v1/whoami", headers={"Authorization": token("auditor")})).json()["items"][0]["unit_code"]
-    assert nobody == "tests_http_reader/public/"
+    assert nobody == volunteer == "tests_http_reader/public/"
     assert auditor == "tests_http_reader/auditor/water-saving-office"
     assert await pool.fetchval("SELECT current_user") == "scratch_owner"
 
