@@ -19,6 +19,7 @@ from shared.clock import Clock
 from shared.consumer.shell import FINAL, StoppedError, insist, wait
 from shared.consumer.values import Consumers, system_actor
 from shared.errors import CallerError, DeterministicError, StreamConflictError
+from shared.eventstore.clock import ClockError
 from shared.http.api import Submit
 from shared.metrics import Metrics
 from shared.postgres import Pool
@@ -33,7 +34,8 @@ async def run(pool: Pool, consumers: Consumers[Any], submit: Submit, clock: Cloc
     """Fires what falls due until `stop`; a database that is away is waited for."""
 
     async def step() -> int:
-        return await fire_due(pool, consumers, submit, await clock())
+        now = await _now(clock)
+        return 0 if now is None else await fire_due(pool, consumers, submit, now)
 
     while not stop.is_set():
         try:
@@ -42,6 +44,20 @@ async def run(pool: Pool, consumers: Consumers[Any], submit: Submit, clock: Cloc
             return
         if fired < DUE_AT_ONCE_MAX:
             await wait(stop, POLL_SECONDS)
+
+
+async def count_due(pool: Pool, clock: Clock) -> int:
+    """How many are due and not answered, those that fail for good among them."""
+    now = await _now(clock)
+    return 0 if now is None else await pool.fetchval("SELECT count(*) FROM consumer.deadline WHERE due_at <= $1", now)
+
+
+async def _now(clock: Clock) -> datetime | None:
+    """None before a travelling clock is set: nothing is due then."""
+    try:
+        return await clock()
+    except ClockError:
+        return None
 
 
 async def fire_due(pool: Pool, consumers: Consumers[Any], submit: Submit, now: datetime) -> int:

@@ -4,6 +4,7 @@ from typing import Final
 
 from shared.clock import Clock
 from shared.consumer.setting import Setting
+from shared.deadlines import count_due
 
 
 async def refresh(setting: Setting, clock: Clock) -> None:
@@ -15,7 +16,7 @@ async def refresh(setting: Setting, clock: Clock) -> None:
     positions = await pool.fetch(_POSITIONS, sorted({each.source for each in setting.consumers.reactions}))
     parked = await pool.fetch(_PARKED)
     rebuilds = await pool.fetch(_REBUILDS)
-    due = await pool.fetchval("SELECT count(*) FROM consumer.deadline WHERE due_at <= $1", await clock())
+    due = await count_due(pool, clock)
     for row in positions:
         labels = (row["consumer"], row["log"])
         metrics.consumer_last_applied_position.labels(*labels).set(row["applied"])

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -102,10 +102,16 @@ class Deciding:
         return [int(row["number"]) for row in rows]
 
 
-async def decide(base: Base, reactions: Sequence[Reaction[Any]] = (ECHO,), servers: str = "", prefix: str = "") -> Deciding:
-    """A service on `base`."""
+async def decide(
+    base: Base,
+    reactions: Sequence[Reaction[Any]] = (ECHO,),
+    servers: str = "",
+    prefix: str = "",
+    clock: Literal["system", "travel"] = "system",
+) -> Deciding:
+    """A service on `base`. Its log has `clock`; `submit` has the machine's."""
     connection = await connect(base.dsn, "migrate")
-    await ensure_log(connection, SERVICE, "system")
+    await ensure_log(connection, SERVICE, clock)
     await connection.close()
     store = await open_store(base.pool, SERVICE, base.metrics)
     claims = Claims(lambda _event, _blind: ((), ()), {})

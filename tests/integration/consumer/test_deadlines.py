@@ -11,9 +11,12 @@ import pytest
 from shared import deadlines, ids
 from shared.application import Asked, Command, Plan
 from shared.consumer.apply import Consumer
+from shared.consumer.gauges import refresh
 from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact
 from shared.errors import EventTooLargeError, StoreUnavailableError
+from shared.eventstore.clock import log_clock, travel_to
+from shared.postgres import connect
 from tests.integration.consumer.conftest import Base
 from tests.integration.consumer.deciding import COUNT, Deciding, Number, decide
 from tests.integration.consumer.log import NOON, Counted, Log, part
@@ -118,6 +121,38 @@ async def test_a_clock_that_steps_back_after_the_look_does_not_lose_what_was_due
     await reader.take(Log().count(("a", 1)))
     await deadlines.fire_due(service.base.pool, consumers, service.commands.submit, due_at)
     assert (await service.counted(), await left(service.base)) == ([7], [])
+
+
+async def test_nothing_is_due_before_a_travelling_clock_is_set(base: Base) -> None:
+    service = await decide(base, clock="travel")
+    log, reader, stop = Log(), await folded(base), asyncio.Event()
+    await reader.take(log.count(("a", 10)))
+    owner, clock, looks = await connect(base.dsn, "player"), log_clock(base.pool), 0
+
+    async def watched() -> datetime:
+        nonlocal looks
+        looks += 1
+        return await clock()
+
+    async def has_looked_twice() -> bool:
+        return looks > 1
+
+    async def nothing_left() -> bool:
+        return await left(base) == []
+
+    task = asyncio.create_task(deadlines.run(base.pool, service.setting.consumers, service.commands.submit, watched, stop, base.metrics))
+    await until(has_looked_twice)
+    await refresh(service.setting, clock)
+    assert base.metrics.deadlines_due._value.get() == 0
+    await travel_to(owner, at(10))
+    await refresh(service.setting, clock)
+    await until(nothing_left)
+    stop.set()
+    await task
+    await owner.close()
+    await service.store.close()
+    assert await service.counted() == [10]
+    assert base.metrics.retries_total.labels("deadlines")._value.get() == 0
 
 
 async def test_an_answer_that_was_lost_is_asked_for_again_and_given_once(service: Deciding) -> None:
