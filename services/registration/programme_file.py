@@ -94,12 +94,13 @@ def read_programme(text: str) -> AdoptProgramme | Refusal:
         occasions=tuple(Occasion(**each.model_dump()) for each in said.occasions),
         **said.programme.model_dump(),
     )
-    return AdoptProgramme(programme, tuple(_registered(each) for each in said.units))
+    return AdoptProgramme(programme, tuple(_registered(each, year) for each in said.units))
 
 
-def _registered(unit: _Unit) -> UnitRegistered:
+def _registered(unit: _Unit, year: int) -> UnitRegistered:
     return UnitRegistered(
         unit_id=uuid5(NAMESPACE, f"unit/{unit.code}"),
+        year=year,
         code=unit.code,
         name=unit.name,
         kind=unit.kind,

@@ -64,11 +64,12 @@ class ProgrammeAdopted(Event):
 
 
 class UnitRegistered(Event):
-    """单位已登记: a bureau, a subordinate unit or an office; `code` is what tokens and files name it by."""
+    """单位已登记: a bureau, a subordinate unit or an office, as the programme of `year` says; `code` is what tokens and files name it by."""
 
     TYPE: ClassVar[str] = "registration.unit_registered"
 
     unit_id: UUID
+    year: int
     code: str
     name: str
     kind: UnitKind
@@ -76,7 +77,7 @@ class UnitRegistered(Event):
     aliases: tuple[str, ...]
     valid_from: date
     planned_activities_per_month: int
-    """What the unit's annual plan promises (notice 七(四)), for plan against held."""
+    """What the unit's plan for that year promises (notice 七(四)), for plan against held."""
 
 
 class RoleGranted(Event):

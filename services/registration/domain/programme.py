@@ -19,24 +19,24 @@ class AdoptProgramme:
 
 @dataclass(frozen=True, slots=True)
 class Programmes:
-    """What is adopted, by year, and which units are registered, by code, as they were last said."""
+    """What is adopted, by year, and which units are registered, by year and code."""
 
     by_year: Mapping[int, ProgrammeAdopted] = field(default_factory=dict)
-    units: Mapping[str, UnitRegistered] = field(default_factory=dict)
+    units: Mapping[tuple[int, str], UnitRegistered] = field(default_factory=dict)
 
 
 def decide(programmes: Programmes, command: AdoptProgramme) -> Sequence[ProgrammeEvent] | Refusal:
     """The same file again changes nothing. An adopted year stays as it is; only units that it did not know may follow.
 
-    A later year's file may say a unit anew (another name, another plan): it is registered again, as of that file.
+    Another year's file says its units anew, so that each year keeps its plan, whatever order they are adopted in.
     """
     known = programmes.by_year.get(command.programme.year)
-    changed = [unit for unit in command.units if programmes.units.get(unit.code) != unit]
     if known is None:
-        return [command.programme, *changed]
+        return [command.programme, *command.units]
     if known != command.programme:
         return Refusal("programme_already_adopted", {"year": known.year})
-    restated = [unit.code for unit in changed if unit.code in programmes.units]
+    changed = [unit for unit in command.units if programmes.units.get((unit.year, unit.code)) != unit]
+    restated = [unit.code for unit in changed if (unit.year, unit.code) in programmes.units]
     if restated:
         return Refusal("unit_already_registered", {"unit": restated[0]})
     return changed
@@ -47,5 +47,5 @@ def evolve(programmes: Programmes, event: ProgrammeEvent) -> Programmes:
     match event:
         case ProgrammeAdopted(year=year):
             return replace(programmes, by_year={**programmes.by_year, year: event})
-        case UnitRegistered(code=code):
-            return replace(programmes, units={**programmes.units, code: event})
+        case UnitRegistered(year=year, code=code):
+            return replace(programmes, units={**programmes.units, (year, code): event})

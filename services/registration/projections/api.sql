@@ -25,7 +25,7 @@ CREATE VIEW api.units AS
 SELECT unit.code, unit.name, unit.kind, unit.parent_code, coalesce(above.name, unit.parent_code) AS parent_name, unit.aliases, unit.valid_from,
        unit.planned_activities_per_month
 FROM units AS unit LEFT JOIN units AS above ON above.code = unit.parent_code;
-COMMENT ON VIEW api.units IS '单位 / Units, as they were last registered';
+COMMENT ON VIEW api.units IS '单位 / Units, as the newest programme says';
 COMMENT ON COLUMN api.units.code IS '代码 / Code, as tokens and files name it';
 COMMENT ON COLUMN api.units.name IS '名称 / Name';
 COMMENT ON COLUMN api.units.kind IS '类别: bureau 局, subordinate_unit 局属单位, office 科室 / Kind: bureau, subordinate_unit or office';
@@ -33,7 +33,7 @@ COMMENT ON COLUMN api.units.parent_code IS '上级单位代码 / Code of the uni
 COMMENT ON COLUMN api.units.parent_name IS '上级单位名称 / Name of the unit above';
 COMMENT ON COLUMN api.units.aliases IS '别名 / Other names';
 COMMENT ON COLUMN api.units.valid_from IS '启用日期 / The day from which it holds';
-COMMENT ON COLUMN api.units.planned_activities_per_month IS '每月计划活动数 / Activities that it plans a month';
+COMMENT ON COLUMN api.units.planned_activities_per_month IS '每月计划活动数, 按最新方案 / Activities that it plans a month, by the newest programme';
 
 CREATE VIEW api.roles AS
 SELECT held.person_id, held.role, held.unit_code, coalesce(unit.name, held.unit_code) AS unit_name, held.is_held, held.since
@@ -106,25 +106,26 @@ COMMENT ON COLUMN api.activity_positions.waiting IS '候补人数 / Persons on t
 CREATE VIEW api.unit_months AS
 SELECT month.month::date AS month, to_char(month.month, 'YYYY-MM') AS year_month,
        month.month::date > (SELECT coalesce(max(month), '-infinity') FROM activities) AS is_ahead, unit.code AS unit_code,
-       unit.name AS unit_name, unit.planned_activities_per_month::bigint AS planned,
+       unit.name AS unit_name, coalesce(plan.planned, 0)::bigint AS planned,
        counted.published, counted.held, counted.cancelled
 FROM programmes AS programme
 CROSS JOIN LATERAL generate_series(
     date_trunc('month', programme.starts_on::timestamp), programme.ends_on::timestamp, interval '1 month'
 ) AS month (month)
 CROSS JOIN units AS unit
+LEFT JOIN unit_plans AS plan ON plan.year = programme.year AND plan.code = unit.code
 CROSS JOIN LATERAL (
     SELECT count(*) AS published, count(*) FILTER (WHERE state = 'held') AS held, count(*) FILTER (WHERE state = 'cancelled') AS cancelled
     FROM activities AS one WHERE one.unit_code = unit.code AND one.month = month.month::date
 ) AS counted
-WHERE unit.valid_from < (month.month + interval '1 month');
+WHERE plan.valid_from < (month.month + interval '1 month') OR counted.published > 0;
 COMMENT ON VIEW api.unit_months IS '各单位每月计划与举办 / What each unit planned and held, by month of the start';
 COMMENT ON COLUMN api.unit_months.month IS '月份的第一天 / First day of the month';
 COMMENT ON COLUMN api.unit_months.year_month IS '年-月 / Year and month';
 COMMENT ON COLUMN api.unit_months.is_ahead IS '此月及以后尚未发布活动 / Whether nothing is published yet for this month or a later one';
 COMMENT ON COLUMN api.unit_months.unit_code IS '单位代码 / Code of the unit';
 COMMENT ON COLUMN api.unit_months.unit_name IS '单位名称 / Name of the unit';
-COMMENT ON COLUMN api.unit_months.planned IS '计划活动数 / Activities planned';
+COMMENT ON COLUMN api.unit_months.planned IS '计划活动数, 按当年方案 / Activities planned, as the programme of the year says';
 COMMENT ON COLUMN api.unit_months.published IS '已发布活动数 / Activities published, whatever became of them';
 COMMENT ON COLUMN api.unit_months.held IS '已举办活动数 / Activities held';
 COMMENT ON COLUMN api.unit_months.cancelled IS '已取消活动数 / Activities cancelled';

@@ -12,14 +12,14 @@ from shared.postgres import Connection
 
 
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
-    """A year's programme is said once; a unit and a role are as they were last said."""
-    units, roles = dict[str, UnitRegistered](), dict[tuple[object, str, str], tuple[Fact, bool]]()
+    """A year's programme and its units are said once; a unit is as the newest programme says, a role as it was last said."""
+    units, roles = list[UnitRegistered](), dict[tuple[object, str, str], tuple[Fact, bool]]()
     for fact in facts:
         match fact.event:
             case ProgrammeAdopted() as event:
                 await _insert_programme(connection, event)
             case UnitRegistered() as event:
-                units[event.code] = event
+                units.append(event)
             case RoleGranted() | RoleWithdrawn() as event:
                 roles[event.person_id, event.role, event.unit_code] = (fact, isinstance(event, RoleGranted))
             case _:
@@ -27,9 +27,15 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     await connection.executemany(
         _UPSERT_UNIT,
         [
-            (each.code, each.name, each.kind, each.parent_code, list(each.aliases), each.valid_from, each.planned_activities_per_month)
-            for each in units.values()
+            (
+                each.code, each.name, each.kind, each.parent_code, list(each.aliases), each.valid_from,
+                each.planned_activities_per_month, each.year,
+            )
+            for each in units
         ],
+    )  # fmt: skip
+    await connection.executemany(
+        _INSERT_PLAN, [(each.year, each.code, each.planned_activities_per_month, each.valid_from) for each in units]
     )
     await connection.executemany(_UPSERT_ROLE, [(*key, is_held, fact.record.time) for key, (fact, is_held) in roles.items()])
 
@@ -62,11 +68,15 @@ _INSERT_WORD: Final[LiteralString] = """
     INSERT INTO programme_words (year, kind, code, name_zh, name_en, month, day) VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 _UPSERT_UNIT: Final[LiteralString] = """
-    INSERT INTO units (code, name, kind, parent_code, aliases, valid_from, planned_activities_per_month)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO units (code, name, kind, parent_code, aliases, valid_from, planned_activities_per_month, year)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     ON CONFLICT (code) DO UPDATE
     SET name = excluded.name, kind = excluded.kind, parent_code = excluded.parent_code, aliases = excluded.aliases,
-        valid_from = excluded.valid_from, planned_activities_per_month = excluded.planned_activities_per_month
+        valid_from = excluded.valid_from, planned_activities_per_month = excluded.planned_activities_per_month, year = excluded.year
+    WHERE units.year <= excluded.year
+"""
+_INSERT_PLAN: Final[LiteralString] = """
+    INSERT INTO unit_plans (year, code, planned, valid_from) VALUES ($1, $2, $3, $4)
 """
 _UPSERT_ROLE: Final[LiteralString] = """
     INSERT INTO roles (person_id, role, unit_code, is_held, since) VALUES ($1, $2, $3, $4, $5)

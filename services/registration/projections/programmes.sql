@@ -25,7 +25,16 @@ CREATE TABLE units (
     parent_code text,
     aliases text[] NOT NULL,
     valid_from date NOT NULL,
-    planned_activities_per_month integer NOT NULL
+    planned_activities_per_month integer NOT NULL,
+    year integer NOT NULL                   -- of the programme that said so: the newest counts
+);
+-- What each year's programme said, whatever a later one says.
+CREATE TABLE unit_plans (
+    year integer NOT NULL,
+    code text NOT NULL,
+    planned integer NOT NULL,
+    valid_from date NOT NULL,
+    PRIMARY KEY (year, code)
 );
 CREATE TABLE roles (
     person_id uuid NOT NULL,

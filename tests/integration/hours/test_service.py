@@ -369,7 +369,7 @@ async def test_a_list_shows_what_a_unit_is_called_and_its_code_until_that_is_kno
 
     assert await names() == {(UNIT, UNIT)}
     record = (await hours.facts_from_the_start())[0].record
-    said = {"unit_id": UUID(int=1), "code": UNIT, "kind": "office", "parent_code": None, "aliases": (), "valid_from": DAY}
+    said = {"unit_id": UUID(int=1), "year": 2017, "code": UNIT, "kind": "office", "parent_code": None, "aliases": (), "valid_from": DAY}
     for name in ("节水科", "节约用水办公室"):
         unit = UnitRegistered.model_validate({**said, "name": name, "planned_activities_per_month": 2})
         async with hours.pool.acquire() as connection:

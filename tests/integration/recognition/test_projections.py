@@ -105,7 +105,14 @@ async def test_the_history_keeps_every_decision_newest_first_over_pages(pool: Po
 
 
 async def test_a_list_shows_what_a_unit_is_called_and_its_code_until_that_is_known(pool: Pool, reads: Views, facts: Facts) -> None:
-    said = {"unit_id": UUID(int=1), "kind": "subordinate_unit", "parent_code": None, "aliases": (), "valid_from": date(2017, 1, 1)}
+    said = {
+        "unit_id": UUID(int=1),
+        "year": 2017,
+        "kind": "subordinate_unit",
+        "parent_code": None,
+        "aliases": (),
+        "valid_from": date(2017, 1, 1),
+    }
     unit = {**said, "code": "reservoir-station", "name": "水库管理站", "planned_activities_per_month": 1}
     async with pool.acquire() as connection:
         for fold in (stars.fold, star_history.fold):

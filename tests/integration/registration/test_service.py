@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -376,6 +377,38 @@ async def test_plan_stands_beside_held_for_each_unit_and_month(registration: Reg
     assert len(whole) == 12 * 7
     months = [row["year_month"] for row in whole[::7]]
     assert months == [f"2017-{month:02}" for month in (4, 3, 2, 1, 12, 11, 10, 9, 8, 7, 6, 5)]  # What nobody has begun on comes last.
+
+
+def programme_of(year: int, planned: int) -> str:
+    """The file of another year, in which every unit plans so much."""
+    text = SAMPLE.replace("year: 2017", f"year: {year}").replace("_on: 2017", f"_on: {year}")
+    return re.sub(r"planned_activities_per_month: \d+", f"planned_activities_per_month: {planned}", text)
+
+
+@pytest.mark.parametrize("order", [(2018, 2019), (2019, 2018)], ids=["in order", "the older year later"])
+async def test_each_year_is_held_against_its_own_plan(registration: Registration, order: tuple[int, int]) -> None:
+    plans = {2018: 3, 2019: 5}
+    for year in order:
+        answer = await registration.ask("adopt_programme", body(file=programme_of(year, plans[year])), BUREAU)
+        assert code_of(answer) is None
+        await registration.catch_up()
+    rows = await registration.rows(activities.PLAN)
+    assert {(row["year_month"][:4], row["planned"]) for row in rows} == {("2018", 3), ("2019", 5)}
+    assert len(rows) == 2 * 12 * 7
+    assert {row["planned_activities_per_month"] for row in await registration.rows(programmes.UNITS)} == {5}
+
+
+async def test_a_unit_that_the_years_programme_does_not_name_counts_where_it_holds_something(registration: Registration) -> None:
+    await adopt(registration)
+    unit = "节约用水办公室"
+    without = re.sub(r"  - code: water-saving-office\n(    .*\n)+", "", programme_of(2018, 1))
+    assert unit not in without
+    assert code_of(await registration.ask("adopt_programme", body(file=without), BUREAU)) is None
+    await registration.catch_up()
+    await publish(registration, datetime.fromisoformat("2018-05-03T09:00:00+08:00"))
+    whole: Any = {"from": date(2018, 1, 1), "to": date(2018, 12, 31)}
+    rows = await registration.rows(activities.PLAN, unit=UNIT, **whole)
+    assert [(row["year_month"], row["planned"], row["published"]) for row in rows] == [("2018-05", 0, 1)]
 
 
 async def test_the_overview_joins_all_three_services(registration: Registration) -> None:

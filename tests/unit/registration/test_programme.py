@@ -73,12 +73,17 @@ def test_a_unit_that_an_adopted_year_did_not_know_may_follow() -> None:
     assert unit.code == "new-station"
 
 
-def test_a_later_year_may_say_a_unit_anew() -> None:
-    later = SAMPLE.replace("year: 2017", "year: 2018").replace("_on: 2017", "_on: 2018").replace("name: 办公室", "name: 综合办公室")
-    programme, unit = events_of(decide(after(SAMPLE), read(later)))
+LATER = SAMPLE.replace("year: 2017", "year: 2018").replace("_on: 2017", "_on: 2018").replace("name: 办公室", "name: 综合办公室")
+
+
+@pytest.mark.parametrize(("first", "second"), [(SAMPLE, LATER), (LATER, SAMPLE)], ids=["in order", "the older year later"])
+def test_each_year_says_its_units_anew(first: str, second: str) -> None:
+    programme, *units = events_of(decide(after(first), read(second)))
     assert isinstance(programme, ProgrammeAdopted)
-    assert isinstance(unit, UnitRegistered)
-    assert (programme.year, unit.name) == (2018, "综合办公室")
+    assert {each.year for each in units if isinstance(each, UnitRegistered)} == {programme.year}
+    assert len(units) == 7
+    assert events_of(decide(after(first, second), read(first))) == []
+    assert events_of(decide(after(first, second), read(second))) == []
 
 
 def test_a_code_that_is_used_twice_is_named_with_its_line() -> None:
