@@ -64,7 +64,7 @@ class ProgrammeAdopted(Event):
 
 
 class UnitRegistered(Event):
-    """单位已登记: a bureau, a subordinate unit or an office, as the programme of `year` says; `code` is what tokens and files name it by."""
+    """单位已登记: a bureau, a subordinate unit or an office, as the programme of `year` says; tokens and files name it by `code`."""
 
     TYPE: ClassVar[str] = "registration.unit_registered"
 

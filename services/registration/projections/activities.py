@@ -240,6 +240,8 @@ ENROLLMENTS: Final = Query(
     sql="""
         SELECT activity_id, title, volunteer_id, number, position, standing, expires_at, since FROM api.enrollments
         WHERE ($1::uuid IS NULL OR activity_id = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::text IS NULL OR standing = $3)
+          AND (current_setting('leifeng.actor_role', true) NOT IN ('unit_admin', 'activity_leader')
+               OR current_setting('leifeng.actor_unit', true) IN (unit_code, volunteer_unit_code))
           AND ($4::uuid IS NULL OR (activity_id, volunteer_id) > ($4, $5::uuid))
         ORDER BY activity_id, volunteer_id LIMIT $6
     """,

@@ -156,15 +156,18 @@ COMMENT ON COLUMN api.volunteers.may_be_named IS '是否同意公开姓名 / Whe
 COMMENT ON COLUMN api.volunteers.registered_at IS '注册时间 / When registered';
 
 CREATE VIEW api.enrollments AS
-SELECT seat.activity_id, activity.title, seat.volunteer_id, known.number, seat.position, seat.standing, seat.expires_at, seat.since
+SELECT seat.activity_id, activity.title, activity.unit_code, seat.volunteer_id, known.number, known.unit_code AS volunteer_unit_code,
+       seat.position, seat.standing, seat.expires_at, seat.since
 FROM enrollments AS seat
 JOIN activities AS activity USING (activity_id)
 LEFT JOIN volunteers AS known USING (volunteer_id);
 COMMENT ON VIEW api.enrollments IS '报名 / Enrolments, as each stands now';
 COMMENT ON COLUMN api.enrollments.activity_id IS '活动标识 / The activity';
 COMMENT ON COLUMN api.enrollments.title IS '活动名称 / Title of the activity';
+COMMENT ON COLUMN api.enrollments.unit_code IS '举办单位代码 / Code of the unit that holds the activity';
 COMMENT ON COLUMN api.enrollments.volunteer_id IS '志愿者标识 / The volunteer';
 COMMENT ON COLUMN api.enrollments.number IS '志愿者编号 / Public number';
+COMMENT ON COLUMN api.enrollments.volunteer_unit_code IS '志愿者所属单位代码 / Code of the unit that the volunteer belongs to';
 COMMENT ON COLUMN api.enrollments.position IS '岗位代码 / Code of the position';
 COMMENT ON COLUMN api.enrollments.standing IS '状态: seated 已录用, offered 待确认, waiting 候补, withdrawn 已取消, expired 递补失效 / Standing';
 COMMENT ON COLUMN api.enrollments.expires_at IS '递补确认截止 / Until when the offer stands';

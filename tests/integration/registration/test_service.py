@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.registration.projections import QUERIES, activities, programmes, volunteer_records, volunteers
-from shared.application import Role
+from shared.application import Actor, Role
 from shared.consumer.values import Fact
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
@@ -63,7 +63,7 @@ async def people(registration: Registration, count: int) -> list[UUID]:
     return made
 
 
-async def publish(registration: Registration, starts_at: datetime, capacity: int = 1, **more: Any) -> UUID:
+async def publish(registration: Registration, starts_at: datetime, capacity: int = 1, asker: Actor = UNIT_ADMIN, **more: Any) -> UUID:
     said = {
         "unit_code": UNIT,
         "title": "世界水日巡河",
@@ -74,7 +74,7 @@ async def publish(registration: Registration, starts_at: datetime, capacity: int
         "ends_at": (starts_at + timedelta(hours=2)).isoformat(),
         "positions": [{"code": "guide", "name": "引导员", "capacity": capacity}],
     }
-    answer = await registration.ask("publish_activity", body(**said | more), UNIT_ADMIN)
+    answer = await registration.ask("publish_activity", body(**said | more), asker)
     assert code_of(answer) is None
     await registration.catch_up()
     return (await registration.store.read_page(answer.first_position - 1, 1))[0].stream.id
@@ -466,6 +466,30 @@ async def test_a_unit_admin_sees_the_volunteers_of_the_own_unit(registration: Re
     await registration.catch_up()
     assert len(await registration.rows(volunteers.QUERY, AUDITOR)) == 2
     assert [row["unit_code"] for row in await registration.rows(volunteers.QUERY, UNIT_ADMIN)] == [UNIT]
+
+
+@pytest.mark.parametrize("role", [Role.UNIT_ADMIN, Role.ACTIVITY_LEADER])
+async def test_a_unit_sees_who_enrols_in_its_activities_and_where_its_volunteers_enrol(registration: Registration, role: Role) -> None:
+    await adopt(registration)
+    (own,) = await people(registration, 1)
+    other = uuid4()
+    await register(registration, other, 7, unit_code="reservoir-station")
+    here = await publish(registration, registration.now + timedelta(days=5), capacity=9)
+    said = {"asker": BUREAU, "unit_code": "reservoir-station"}
+    there = await publish(registration, registration.now + timedelta(days=6), capacity=9, **said)
+    for activity_id in (here, there):
+        for who in (own, other):
+            assert code_of(await enroll(registration, activity_id, who)) is None
+    await registration.catch_up()
+
+    async def seen(unit: str) -> set[tuple[UUID, UUID]]:
+        found = await registration.rows(activities.ENROLLMENTS, Actor(uuid4(), role, unit))
+        return {(row["activity_id"], row["volunteer_id"]) for row in found}
+
+    assert await seen(UNIT) == {(here, own), (here, other), (there, own)}
+    assert await seen("reservoir-station") == {(there, own), (there, other), (here, other)}
+    assert await seen("general-office") == set()
+    assert len(await registration.rows(activities.ENROLLMENTS, AUDITOR)) == 4
 
 
 async def test_roles_are_recorded_facts(registration: Registration) -> None:
