@@ -1,7 +1,44 @@
-"""What the fields of events are called in Chinese, for the page; their English names are words already."""
+"""What of events stands on the page, and what the fields are called in Chinese; their English names are words already."""
 
 from collections.abc import Mapping
 from typing import Final
+
+OPEN_FIELDS: Final[Mapping[str, frozenset[str]]] = {
+    "programme": frozenset(
+        {
+            *("programme_id", "year", "issued_on", "starts_on", "ends_on", "carriers", "target_groups", "occasions", "month", "day"),
+            *("unit_id", "code", "kind", "parent_code", "valid_from", "planned_activities_per_month"),
+        }
+    ),
+    "activity": frozenset(
+        {
+            *("activity_id", "unit_code", "carrier", "target_group", "occasion", "starts_at", "ends_at", "has_risk"),
+            *("positions", "position", "code", "capacity", "wait_list_max"),
+        }
+    ),
+    "hours_policy": frozenset(
+        {
+            *("version", "effective_from", "daily_cap_minutes", "pairs_per_activity_day_max", "check_in_early_minutes"),
+            "missed_check_out_after_minutes",
+        }
+    ),
+    "account": frozenset(
+        {
+            *("entry_id", "activity_id", "unit_code", "hour_class", "served_on", "minutes", "credited_minutes", "over_cap_minutes"),
+            *("old_credited_minutes", "old_over_cap_minutes", "postings", "account", "policy_version"),
+        }
+    ),
+    "star_policy": frozenset({"version", "effective_from", "thresholds_minutes"}),
+    "star": frozenset({"unit_code", "stars", "confirmed_minutes", "threshold_minutes", "policy_version", "hours_position"}),
+}
+"""What anybody may see of the events of a stream, by its category: an allow-list, so what is new stays hidden until it is put here.
+
+Streams of other categories are about one person, and stand on no page. Of an account anybody sees the days and minutes that count, not
+when its person came and went, who recorded it or why it was changed; of an activity its seats, not who sits on them.
+"""
+
+DAY_ONLY: Final = frozenset({"account"})
+"""Categories whose events are dated by the civil day: minutes are proposed in the moment in which somebody leaves."""
 
 FIELDS_ZH: Final[Mapping[str, str]] = {
     "activity_id": "活动",
@@ -111,6 +148,7 @@ CODES: Final[Mapping[str, Mapping[str, tuple[str, str]]]] = {
         "volunteer_withdrew": ("本人取消", "the volunteer withdrew"),
         "left_programme": ("已退出", "left the programme"),
         "organiser_removed": ("组织者取消", "removed by the organiser"),
+        "consent_withdrawn": ("已撤回同意", "consent withdrawn"),
     },
 }
 """What codes of a field are called, where no list of the service shows them."""

@@ -1,7 +1,7 @@
 """The page that each api process serves: what the service knows, how fresh it is, and where to go on (Chinese, with an English switch).
 
 Rendered on the server, without scripts and without a word from elsewhere. A visitor is nobody, so only `public` queries stand here, and
-of an event only what can name nobody: numbers, instants, ids and codes.
+of an event only what `OPEN_FIELDS` names: figures, days, policies, the codes of plans, and the tails of ids.
 """
 
 import re
@@ -20,15 +20,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from shared.clock import CIVIL_ZONE
-from shared.contracts.event import SEALED_PREFIX
+from shared.contracts.topics import CATEGORIES
 from shared.envelope import Record
 from shared.http.api import Api
 from shared.http.deadline import Deadline
-from shared.http.fields import CODES, FIELDS_ZH
+from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_FIELDS
 from shared.http.gate import Handler, Language, exchange_of, problem_of, single
-from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue
+from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue, ProblemError
 from shared.http.query import Column, Filter, Page, Query, read, read_choices, read_cursor, read_filters, read_limit
-from shared.http.reads import details_of, events_of
+from shared.http.reads import details_of, events_of, whole
+from shared.tracing import parse_uuid
 
 FIRST_ROWS: Final = 20
 """Rows of each list on the front page."""
@@ -190,14 +191,15 @@ class Pages:
         return self._for_people(handle)
 
     def stream_handler(self) -> Handler:
-        """`/view/streams/...`: the events behind a figure, without anything that could name a person."""
+        """`/view/streams/...`: the events behind a figure, as far as they are about the figure and not about a person."""
 
         async def handle(request: Request) -> Response:
             words = _words(request)
             given = single(request, ("after", "limit", "lang"))
             limit = read_limit(given.get("limit"))
-            stream = request.path_params["stream"]
-            after = int(given["after"]) if re.fullmatch("[0-9]{1,18}", given.get("after", "")) else 0
+            stream, after = request.path_params["stream"], whole("after", given.get("after", "0"))
+            if stream.partition("-")[0] in CATEGORIES.keys() - OPEN_FIELDS.keys():
+                raise ProblemError("not_found")
             records = await Deadline().meet(events_of(self._api, stream, after, limit))
             return self._answer(
                 request,
@@ -205,7 +207,7 @@ class Pages:
                 "stream",
                 stream=stream,
                 events=[
-                    (record, self._name_of(words, record.type), words.cell(record.time), self._facts(words, record))
+                    (record, self._name_of(words, record.type), _dated(words, record), self._facts(words, record))
                     for record in records[:limit]
                 ],
                 next=f"?{urlencode({'after': records[limit - 1].version, 'limit': limit})}" if len(records) > limit else None,
@@ -226,29 +228,31 @@ class Pages:
         return words(self._said.get(event_type) or name, name)
 
     def _facts(self, words: Words, record: Record) -> list[tuple[str, Cell]]:
-        """The fields of a payload that can name nobody; other texts are shown as dots, sealed ones as sealed."""
+        """The fields of a payload that are open to everybody."""
+        shown = OPEN_FIELDS[record.stream.category]
         return [
-            (words(FIELDS_ZH.get(name, name), name.replace("_", " ").removesuffix(" id")), self._fact(words, name, value))
+            (words(FIELDS_ZH.get(name, name), name.replace("_", " ").removesuffix(" id")), self._fact(words, shown, name, value))
             for name, value in from_json(record.payload).items()
+            if name in shown
         ]
 
-    def _fact(self, words: Words, name: str, value: Any) -> Cell:
+    def _fact(self, words: Words, shown: frozenset[str], name: str, value: Any) -> Cell:
         match value:
             case str() if said := self._codes.get(name, {}).get(value):
                 return Cell(words(*said), value)
-            case str() if value.startswith(SEALED_PREFIX):
-                return Cell(words("已密封", "sealed"), style="none")
             case str() if _INSTANT.fullmatch(value):
                 return words.cell(datetime.fromisoformat(value))
+            case str() if parse_uuid(value):
+                return Cell(f"…{value[-8:]}", style="id")
             case str() if _CODE.fullmatch(value):
-                return Cell(value if len(value) <= 40 else f"{value[:8]}…", value, "id")
+                return Cell(value, style="id")
             case str():
                 return Cell("…", style="none")
             case dict():
-                parts = (self._fact(words, each, part).text for each, part in value.items())
+                parts = (self._fact(words, shown, each, part).text for each, part in value.items() if each in shown)
                 return Cell(" ".join(part for part in parts if part != "…") or "…")
             case [dict(), *_]:
-                return Cell("; ".join(self._fact(words, name, each).text for each in value))
+                return Cell("; ".join(self._fact(words, shown, name, each).text for each in value))
             case list():
                 return Cell(words(f"{len(value)} 项", f"{len(value)} items"))
             case _:
@@ -306,6 +310,19 @@ def _name(words: Words, service: str) -> str:
     return words(*SERVICE_NAMES.get(service, (service, service)))
 
 
+def _dated(words: Words, record: Record) -> Cell:
+    """When an event was said, as far as that tells nothing of a person's comings and goings."""
+    if record.stream.category not in DAY_ONLY:
+        return words.cell(record.time)
+    day = record.time.astimezone(CIVIL_ZONE).date().isoformat()
+    return Cell(day, day, "time")
+
+
+def _opens(query: Query) -> bool:
+    """Whether a visitor may follow a row into what is behind it."""
+    return (query.details or "").removeprefix("streams/").partition("-")[0] in OPEN_FIELDS
+
+
 def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
     """A list as the templates take it."""
     columns: Sequence[Column] = [each for each in query.columns if not each.hidden and each.language in {None, words.language}]
@@ -319,13 +336,13 @@ def _shown(words: Words, query: Query, page: Page) -> dict[str, Any]:
                 "cells": [
                     (words(column.zh, column.en), _linked(query, column, row, words.field(column, row[column.name]))) for column in columns
                 ],
-                "details": f"/view/{details_of(query, row)}" if query.details else None,
+                "details": f"/view/{details_of(query, row)}" if _opens(query) else None,
                 "parked": query.key is not None and str(row[query.key]) in page.parked,
             }
             for row in page.rows
         ],
         "more": page.next_cursor is not None,
-        "opens": query.details is not None,
+        "opens": _opens(query) or bool(page.parked),
     }
 
 

