@@ -23,6 +23,7 @@ from shared.consumer.inbox import run_inbox
 from shared.consumer.schema import ensure_views
 from shared.consumer.values import Consumers, Fact, LookUp, Projection, Reaction
 from shared.consumer.views import run_views
+from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.registration import ConsentGiven, VolunteerRegistered
 from shared.contracts.topics import EVENTS, UPCASTERS
@@ -260,10 +261,26 @@ async def test_read_models_of_other_definitions_stand_still_until_they_are_rebui
     with pytest.raises(RebuildError, match="other definitions"):
         await roll_back(work, asyncio.Event())
     tables.write_text(TABLES, encoding="utf-8")
-    assert await roll_back(work, asyncio.Event())
+
+    async def swap_waits() -> bool:
+        return bool(await base.pool.fetchval("SELECT true FROM pg_locks WHERE NOT granted AND relation = 'consumer.views'::regclass"))
+
+    reader = await connect(base.dsn, "reader", role=base.roles.app)
+    async with reader.transaction(isolation="repeatable_read", readonly=True):
+        await Waits(store, base.pool).freshness(reader)
+        rolling_back = asyncio.create_task(roll_back(work, asyncio.Event()))
+        await until(swap_waits)  # Positions and rows of one read are of the same read models.
+        assert await live_schema(base) == "views_2"
+    assert await rolling_back
+    await reader.close()
+    assert await live_schema(base) == "views_1"
     assert [row["number"] for row in await owner.fetch("SELECT number FROM views_1.volunteer ORDER BY 1")] == ["2", "3", "4", "5"]
-    assert await owner.fetchval("SELECT schema FROM consumer.views WHERE live") == "views_1"
     await drop_old(work)
     assert await owner.fetchval("SELECT to_regnamespace('views_2')") is None
     await store.close()
     await owner.close()
+
+
+async def live_schema(base: Base) -> str:
+    found: str = await base.pool.fetchval("SELECT schema FROM consumer.views WHERE live")
+    return found

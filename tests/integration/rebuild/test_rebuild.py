@@ -75,10 +75,9 @@ async def test_read_models_are_swapped_while_people_go_on_and_every_read_is_answ
     worker = scene.stage.stack.processes[f"{SERVICE}-worker"]
     async with going_on(scene) as people:
         await people.more(5)
-        out = await operator.done(SERVICE, "rebuild", "--rate", "300")
+        await operator.done(SERVICE, "rebuild", "--rate", "300")
         assert await operator.live(SERVICE) != before
         await people.more(5)
-    print(out[out.rfind("events (") :], people.reads, len(people.seats))
     for volunteer, token in people.seats:
         assert len(await scene.seen(volunteer, token)) == 1
     assert worker.running()
