@@ -24,7 +24,6 @@ from shared.contracts.registration import (
     RoleGranted,
     RoleWithdrawn,
     VolunteerRegistered,
-    WithdrawalReason,
 )
 from shared.envelope import Stream
 
@@ -174,7 +173,14 @@ class AcceptOffer(BaseModel):
 class WithdrawEnrollment(BaseModel):
     """Gives up a seat, an offer or a place on the wait-list."""
 
-    reason: WithdrawalReason = "volunteer_withdrew"
+    reason: Literal["volunteer_withdrew", "organiser_removed"] = "volunteer_withdrew"
+
+
+class ReleaseSeat(BaseModel):
+    """Whose seat, offer or place on the wait-list is given back, and why they may not have it any more."""
+
+    volunteer_id: UUID
+    reason: Literal["left_programme", "consent_withdrawn"]
 
 
 class ExpireOffer(BaseModel):
@@ -334,10 +340,12 @@ def _on_seat(
     asked: Asked[Any],
     person: activity.Person | Literal["parked"] | None,
     command: Callable[[activity.Person | None], activity.ActivityCommand],
+    *,
+    may_clash: bool,
 ) -> Plan[activity.Activity | None]:
-    """What concerns a person's seat, unless what is known of the person is parked: then nothing is decided, nor kept as an answer."""
+    """What concerns a person's seat, unless what must be known of the person is parked: then nothing is decided, nor kept as an answer."""
     activity_id = asked.ids["activity_id"]
-    if person == "parked":
+    if person == "parked" or (may_clash and person is not None and person.has_parked_seats):
         return Plan(Stream("activity", activity_id), ACTIVITY, lambda _: Refusal("record_parked"), keep_answer=False)
     return _on_activity(activity_id, command(person))
 
@@ -348,6 +356,7 @@ async def _enroll(asked: Asked[Enroll], lookups: LookUps) -> Plan[activity.Activ
         asked,
         await lookups.person(body.volunteer_id),
         lambda person: activity.Enroll(body.volunteer_id, person, body.position, body.override_reason, asker, asked.now),
+        may_clash=True,
     )
 
 
@@ -357,6 +366,7 @@ async def _accept_offer(asked: Asked[AcceptOffer], lookups: LookUps) -> Plan[act
         asked,
         await lookups.person(volunteer_id),
         lambda person: activity.AcceptOffer(volunteer_id, person, body.override_reason, asker, asked.now),
+        may_clash=True,
     )
 
 
@@ -366,7 +376,13 @@ async def _withdraw_enrollment(asked: Asked[WithdrawEnrollment], lookups: LookUp
         asked,
         await lookups.person(volunteer_id),
         lambda person: activity.WithdrawEnrollment(volunteer_id, person, body.reason, asker, asked.now, reply_by(asked.now)),
+        may_clash=False,
     )
+
+
+async def _release_seat(asked: Asked[ReleaseSeat], _lookups: LookUps) -> Plan[activity.Activity | None]:
+    body = asked.body
+    return _on_activity(asked.ids["activity_id"], activity.ReleaseSeat(body.volunteer_id, body.reason, asked.now, reply_by(asked.now)))
 
 
 async def _expire_offer(asked: Asked[ExpireOffer], _lookups: LookUps) -> Plan[activity.Activity | None]:
@@ -388,11 +404,9 @@ _PERSON: Final = ("volunteer_unknown", "not_own_record", "person_erased", "volun
 _CLASH: Final = ("record_parked", "time_clash", "override_not_allowed")
 
 
-WITHDRAW_ENROLLMENT: Final[UseCase[WithdrawEnrollment, LookUps]] = UseCase(
-    "withdraw_enrollment", "/activities/{activity_id}/enrollments/{volunteer_id}/withdraw", WithdrawEnrollment,
-    _PERSONS | _SYSTEM, _withdraw_enrollment, (*_SEATS, "record_parked", "volunteer_unknown", "not_own_record", "not_enrolled"),
-    "取消报名", "Withdraw an enrolment",
-)  # fmt: skip
+RELEASE_SEAT: Final[UseCase[ReleaseSeat, LookUps]] = UseCase(
+    "release_seat", None, ReleaseSeat, _SYSTEM, _release_seat, (*_SEATS, "not_enrolled"), "收回名额", "Give back a seat"
+)
 
 EXPIRE_OFFER: Final[UseCase[ExpireOffer, LookUps]] = UseCase(
     "expire_offer", None, ExpireOffer, _SYSTEM, _expire_offer, ("activity_unknown",), "递补到期", "Let an offer lapse"
@@ -452,7 +466,12 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
         "accept_offer", "/activities/{activity_id}/enrollments/{volunteer_id}/accept", AcceptOffer, _PERSONS, _accept_offer,
         (*_SEATS, *_PERSON, *_CLASH, "no_offer", "offer_expired"), "确认递补", "Accept an offered seat",
     ),
-    WITHDRAW_ENROLLMENT,
+    UseCase(
+        "withdraw_enrollment", "/activities/{activity_id}/enrollments/{volunteer_id}/withdraw", WithdrawEnrollment,
+        _PERSONS, _withdraw_enrollment, (*_SEATS, "record_parked", "volunteer_unknown", "not_own_record", "not_enrolled"),
+        "取消报名", "Withdraw an enrolment",
+    ),
+    RELEASE_SEAT,
     EXPIRE_OFFER,
 )  # fmt: skip
 

@@ -7,10 +7,10 @@ from typing import Any, Final, Literal, LiteralString
 from uuid import UUID
 
 from services.registration import application
-from services.registration.application import EXPIRE_OFFER, WITHDRAW_ENROLLMENT, ExpireOffer, WithdrawEnrollment
+from services.registration.application import EXPIRE_OFFER, RELEASE_SEAT, ExpireOffer, ReleaseSeat
 from services.registration.domain.activity import Person, SeatElsewhere, WordKind
 from shared.application import Command
-from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, LookUp, Reaction
+from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, LookUp, NotYetError, Reaction
 from shared.contracts.registration import (
     ActivityCancelled,
     ActivityHeld,
@@ -68,6 +68,7 @@ class LookUps:
             is_minor=row["is_minor"],
             has_consented=row["has_consented"],
             seats=[SeatElsewhere(*seat) for seat in row["seats"]],
+            has_parked_seats=row["has_parked_seats"],
         )
 
     async def live_enrollments(self, volunteer_id: UUID) -> Sequence[UUID]:
@@ -189,17 +190,21 @@ def deadlines(fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
 
 
 async def release_seats(fact: Fact, look_ups: application.LookUps, _lack_is_fact: bool) -> Sequence[Command]:
-    """Who left gives back every seat; also one that was decided before the leaving had been heard of."""
+    """Who left, or no longer agrees to be registered, gives back every seat; also one that was decided before that had been heard of."""
     match fact.event:
-        case VolunteerDeregistered(volunteer_id=who) | EnrollmentAccepted(volunteer_id=who) | EnrollmentWaitlisted(volunteer_id=who):
+        case (
+            VolunteerDeregistered(volunteer_id=who)
+            | ConsentWithdrawn(volunteer_id=who, consent="register")
+            | EnrollmentAccepted(volunteer_id=who)
+            | EnrollmentWaitlisted(volunteer_id=who)
+        ):
             person = await look_ups.person(who)
-            if not isinstance(person, Person) or person.standing == "registered":  # A parked leaving reacts when it is released.
+            if person == "parked":
+                raise NotYetError("registration", str(who))
+            if person is None or (person.standing == "registered" and person.has_consented):
                 return []
-            body = WithdrawEnrollment(reason="left_programme")
-            return [
-                Command(WITHDRAW_ENROLLMENT, body, {"activity_id": activity_id, "volunteer_id": who})
-                for activity_id in await look_ups.live_enrollments(who)
-            ]
+            body = ReleaseSeat(volunteer_id=who, reason="consent_withdrawn" if person.standing == "registered" else "left_programme")
+            return [Command(RELEASE_SEAT, body, {"activity_id": activity_id}) for activity_id in await look_ups.live_enrollments(who)]
         case _:
             return []
 
@@ -210,7 +215,7 @@ REACTIONS: Final[tuple[Reaction[Any], ...]] = (
     Reaction(
         "release_seats",
         "registration",
-        frozenset({VolunteerDeregistered.TYPE, EnrollmentAccepted.TYPE, EnrollmentWaitlisted.TYPE}),
+        frozenset({VolunteerDeregistered.TYPE, ConsentWithdrawn.TYPE, EnrollmentAccepted.TYPE, EnrollmentWaitlisted.TYPE}),
         release_seats,
     ),
 )
@@ -226,7 +231,12 @@ _SELECT_PERSON: Final[LiteralString] = """
             FROM lookup.enrollments AS seat JOIN lookup.activities AS activity USING (activity_id)
             WHERE seat.volunteer_id = known.volunteer_id AND seat.is_seated AND activity.is_open
             ORDER BY activity.starts_at, activity.activity_id
-        ) AS seats
+        ) AS seats,
+        EXISTS(  -- An enrolment that could not be applied, or waits behind something of its activity that could not: its payload names them.
+            SELECT FROM consumer.parked
+            WHERE parked.consumer = 'inbox' AND parked.log = 'registration' AND parked.stage = 'applied'
+                AND position(convert_to(asked.key, 'UTF8') IN parked.payload) > 0
+        ) AS has_parked_seats
     FROM (VALUES ($1::text)) AS asked (key)
     LEFT JOIN consumer.blocked ON blocked.key = asked.key
         AND blocked.consumer = 'inbox' AND blocked.log = 'registration' AND blocked.stage = 'applied'

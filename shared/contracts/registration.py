@@ -14,7 +14,8 @@ ConsentKind = Literal["register", "be_named"]
 
 UnitKind = Literal["bureau", "subordinate_unit", "office"]
 
-WithdrawalReason = Literal["volunteer_withdrew", "left_programme", "organiser_removed"]
+WithdrawalReason = Literal["volunteer_withdrew", "organiser_removed", "left_programme", "consent_withdrawn"]
+"""The last two are the service's own: who leaves, or no longer agrees to be registered, gives back every seat."""
 
 
 class Carrier(Part):

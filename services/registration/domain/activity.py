@@ -70,6 +70,8 @@ class Person:
     is_minor: bool
     has_consented: bool
     seats: Sequence[SeatElsewhere]
+    has_parked_seats: bool = False
+    """What was said of a seat of theirs is parked: whether times overlap is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,16 @@ class WithdrawEnrollment:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleaseSeat:
+    """The service itself gives up what somebody has who may not have it any more."""
+
+    volunteer_id: UUID
+    reason: WithdrawalReason
+    now: datetime
+    reply_by: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ExpireOffer:
     """A deadline: the offer lapses if it is due by `now`, and the seat is offered on."""
 
@@ -155,7 +167,9 @@ class ExpireOffer:
     reply_by: datetime
 
 
-ActivityCommand = PublishActivity | ChangeCapacity | HoldActivity | CancelActivity | Enroll | AcceptOffer | WithdrawEnrollment | ExpireOffer
+ActivityCommand = (
+    PublishActivity | ChangeCapacity | HoldActivity | CancelActivity | Enroll | AcceptOffer | WithdrawEnrollment | ReleaseSeat | ExpireOffer
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +213,7 @@ def decide(activity: Activity | None, command: ActivityCommand) -> Decision:
         return Refusal("activity_unknown")
     if isinstance(command, ExpireOffer):
         return _expire_offer(activity, command)
-    barred = _barred(activity, command)
+    barred = None if isinstance(command, ReleaseSeat) else _barred(activity, command)
     if barred is not None:
         return barred
     if activity.outcome != "open":
@@ -211,11 +225,11 @@ def decide(activity: Activity | None, command: ActivityCommand) -> Decision:
             return [ActivityHeld(activity_id=activity.activity_id, unit_code=activity.unit_code, result=result)]
         case CancelActivity(reason):
             return [ActivityCancelled(activity_id=activity.activity_id, unit_code=activity.unit_code, reason=reason)]
-        case ChangeCapacity() | Enroll() | AcceptOffer() | WithdrawEnrollment():
+        case ChangeCapacity() | Enroll() | AcceptOffer() | WithdrawEnrollment() | ReleaseSeat():
             return _before_start(activity, command)
 
 
-def _before_start(activity: Activity, command: ChangeCapacity | Enroll | AcceptOffer | WithdrawEnrollment) -> Decision:
+def _before_start(activity: Activity, command: ChangeCapacity | Enroll | AcceptOffer | WithdrawEnrollment | ReleaseSeat) -> Decision:
     if command.now >= activity.starts_at:
         return Refusal("activity_over" if command.now >= activity.ends_at else "activity_started")
     match command:
@@ -225,7 +239,7 @@ def _before_start(activity: Activity, command: ChangeCapacity | Enroll | AcceptO
             return _enroll(activity, command)
         case AcceptOffer():
             return _accept_offer(activity, command)
-        case WithdrawEnrollment():
+        case WithdrawEnrollment() | ReleaseSeat():
             return _withdraw(activity, command)
 
 
@@ -343,7 +357,7 @@ def _clash(activity: Activity, command: Enroll | AcceptOffer) -> Sequence[ClashO
     ]
 
 
-def _withdraw(activity: Activity, command: WithdrawEnrollment) -> Decision:
+def _withdraw(activity: Activity, command: WithdrawEnrollment | ReleaseSeat) -> Decision:
     entry = activity.entries.get(command.volunteer_id)
     if entry is None:
         return Refusal("not_enrolled")

@@ -11,13 +11,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from services.registration.inbox import release_seats
 from services.registration.projections import QUERIES, activities, programmes, volunteer_records, volunteers
 from shared.application import Actor, Role
-from shared.consumer.values import Fact
+from shared.consumer.values import Fact, NotYetError
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
-from shared.contracts.registration import ClashOverridden, PersonalDataErased, UnitKind
+from shared.contracts.registration import ClashOverridden, EnrollmentWithdrawn, PersonalDataErased, UnitKind, VolunteerDeregistered
 from shared.eventstore.values import Answer
 from shared.http.problems import ProblemError
 from shared.postgres import connect
@@ -307,6 +308,75 @@ async def test_a_seat_that_was_decided_before_the_leaving_was_heard_of_is_given_
     assert await standing_of(registration, activity_id) == {who: "withdrawn"}
 
 
+async def test_who_no_longer_agrees_to_be_registered_gives_back_seats_offers_and_places(registration: Registration) -> None:
+    await adopt(registration)
+    a, b, c = await people(registration, 3)
+    seat, offer, place = [await publish(registration, registration.now + timedelta(days=day)) for day in (5, 6, 7)]
+    await enroll(registration, seat, a)
+    for activity_id in (offer, place):
+        for who in (c, a, b):
+            await enroll(registration, activity_id, who)
+    await registration.ask("withdraw_enrollment", b"{}", volunteer(c), activity_id=offer, volunteer_id=c)
+    assert (await standing_of(registration, offer))[a] == "offered"
+    await registration.ask("withdraw_consent", body(consent="be_named"), volunteer(a), volunteer_id=a)
+    assert (await standing_of(registration, seat))[a] == "seated"
+    await registration.ask("withdraw_consent", body(consent="register"), volunteer(a), volunteer_id=a)
+    assert await standing_of(registration, seat) == {a: "withdrawn"}
+    assert await standing_of(registration, offer) == {c: "withdrawn", a: "withdrawn", b: "offered"}
+    assert await standing_of(registration, place) == {c: "seated", a: "withdrawn", b: "waiting"}
+    facts = await registration.facts_from_the_start()
+    said = [each.event.reason for each in facts if isinstance(each.event, EnrollmentWithdrawn) and each.event.volunteer_id == a]
+    assert said == ["consent_withdrawn"] * 3
+
+
+async def block(registration: Registration, key: UUID, stage: str = "applied") -> None:
+    sql = "INSERT INTO consumer.blocked (consumer, log, stage, key, reason) VALUES ('inbox', 'registration', $2, $1, 'test')"
+    await registration.pool.execute(sql, str(key), stage)
+
+
+async def test_a_reaction_to_who_left_waits_while_what_is_known_of_them_is_parked(registration: Registration) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+    activity_id = await publish(registration, registration.now + timedelta(days=5))
+    await enroll(registration, activity_id, who)
+    await registration.catch_up()
+    await registration.ask("leave_programme", b"{}", volunteer(who), volunteer_id=who)
+    await block(registration, who)
+    for lack_is_fact in (False, True):
+        left = next(each for each in await registration.facts_from_the_start() if isinstance(each.event, VolunteerDeregistered))
+        with pytest.raises(NotYetError) as caught:
+            await release_seats(left, registration.lookups, lack_is_fact)
+        assert (caught.value.source, caught.value.key) == ("registration", str(who))
+
+
+@pytest.mark.parametrize("about", ["the person", "somebody else"])
+async def test_whether_times_overlap_is_not_known_while_a_seat_of_the_person_is_parked(registration: Registration, about: str) -> None:
+    await adopt(registration)
+    who, other = await people(registration, 2)
+    start = registration.now + timedelta(days=5)
+    first, second = await publish(registration, start, 9), await publish(registration, start + timedelta(hours=1), 9)
+    await enroll(registration, first, who if about == "the person" else other)
+    record = (await registration.facts_from_the_start())[-1].record
+    await block(registration, first)
+    await registration.pool.execute(
+        """
+        INSERT INTO consumer.parked (consumer, log, position, key, type, headers, payload, error_class, stage)
+        VALUES ('inbox', 'registration', $1, $2, $3, '', $4, 'test', 'applied')
+        """,
+        record.position, str(first), record.type, bytes(record.payload),
+    )  # fmt: skip
+    assert code_of(await enroll(registration, second, who)) == ("record_parked" if about == "the person" else None)
+    withdrawn = await registration.ask("withdraw_enrollment", b"{}", volunteer(who), activity_id=first, volunteer_id=who)
+    assert code_of(withdrawn) == (None if about == "the person" else "not_enrolled")
+
+
+@pytest.mark.parametrize("reason", ["left_programme", "consent_withdrawn"])
+async def test_why_the_service_gives_a_seat_back_is_nothing_that_a_caller_may_say(registration: Registration, reason: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        await registration.ask("withdraw_enrollment", body(reason=reason), BUREAU, activity_id=uuid4(), volunteer_id=uuid4())
+    assert [each["pointer"] for each in caught.value.members["errors"]] == ["/reason"]
+
+
 async def test_without_consent_or_behind_a_parked_record_nobody_enrols(registration: Registration) -> None:
     await adopt(registration)
     (who,) = await people(registration, 1)
@@ -475,7 +545,7 @@ async def test_a_unit_sees_who_enrols_in_its_activities_and_where_its_volunteers
     other = uuid4()
     await register(registration, other, 7, unit_code="reservoir-station")
     here = await publish(registration, registration.now + timedelta(days=5), capacity=9)
-    said = {"asker": BUREAU, "unit_code": "reservoir-station"}
+    said: Any = {"asker": BUREAU, "unit_code": "reservoir-station"}
     there = await publish(registration, registration.now + timedelta(days=6), capacity=9, **said)
     for activity_id in (here, there):
         for who in (own, other):
