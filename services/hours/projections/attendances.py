@@ -112,7 +112,6 @@ QUERY: Final = Query(
         Filter("volunteer", "uuid", "志愿者", "Volunteer"),
         Filter("state", "text", "状态", "State"),
     ),
-    public=True,
     key="volunteer_id",
     details="streams/attendance-{attendance_id}/events",
 )

@@ -231,7 +231,6 @@ HISTORY: Final = Query(
     title_zh="时长变动记录",
     title_en="History of hours",
     filters=(units.BY_UNIT, _VOLUNTEER, Filter("entry", "uuid", "时长条目", "Entry"), Filter("change", "text", "变动", "Change")),
-    public=True,
     key="volunteer_id",
     details="streams/account-{account_id}/events",
 )
@@ -266,7 +265,6 @@ CONFIRM_QUEUE: Final = Query(
     title_zh="待认定时长",
     title_en="Hours that wait for approval",
     filters=(units.BY_UNIT, _VOLUNTEER, Filter("activity", "uuid", "活动", "Activity")),
-    public=True,
     key="volunteer_id",
     details="streams/account-{account_id}/events",
 )

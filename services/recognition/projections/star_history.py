@@ -97,7 +97,6 @@ QUERY: Final = Query(
         Filter("volunteer", "uuid", "志愿者", "Volunteer"),
         Filter("outcome", "text", "结果", "Outcome"),
     ),
-    public=True,
     key="volunteer_id",
     details="streams/star-{volunteer_id}/events",
 )

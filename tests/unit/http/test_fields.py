@@ -5,12 +5,16 @@ from typing import get_args
 
 import pytest
 
+from services.hours import main as hours
+from services.recognition import main as recognition
+from services.registration import main as registration_main
 from shared.contracts import registration
 from shared.contracts.event import Event, Part, personal_fields
 from shared.contracts.hours import HourClass, LedgerAccount, Posting
 from shared.contracts.registration import ConsentKind, WithdrawalReason
 from shared.contracts.topics import CATEGORIES, EVENTS
 from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_FIELDS
+from shared.http.query import Query
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda each: each.TYPE)
@@ -46,3 +50,21 @@ def test_what_is_open_is_a_field_of_some_event() -> None:
     assert frozenset().union(*OPEN_FIELDS.values()) <= known
     assert CATEGORIES.keys() - OPEN_FIELDS.keys() == {"volunteer", "role", "attendance"}
     assert OPEN_FIELDS.keys() >= DAY_ONLY
+
+
+OPEN_LISTS = [query for each in (registration_main.SERVICE, hours.SERVICE, recognition.SERVICE) for query in each.queries if query.public]
+MOMENTS = {"checked_in_at", "checked_out_at", "counts_from", "starts_at", "ends_at", "old_starts_at", "old_ends_at", "proposed_at"}
+"""When somebody came and went, in lists of persons."""
+
+
+@pytest.mark.parametrize("query", OPEN_LISTS, ids=lambda each: each.name)
+def test_a_list_for_everybody_says_of_a_person_a_figure_and_no_more(query: Query) -> None:
+    columns = {each.name for each in query.columns}
+    said = columns & (PERSONS | SAID_OF_PERSONS | {"may_be_named", "masked_name", "checked_out_by"}) - {
+        "number",
+        "volunteer_id",
+    }
+    assert said == set()
+    if "volunteer_id" in columns:
+        assert not columns & MOMENTS
+    assert not any(each.name.endswith("name") for each in query.columns if each.of == "volunteer_id")
