@@ -88,14 +88,13 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class Asked(Generic[B]):
-    """What a use case is asked with. `ids` are those of the path; `new_id` gives a UUIDv7 (the caller's side of `decide`)."""
+    """What a use case is asked with. `ids` are those of the path; those of what is new follow from `command_id`, for repeats."""
 
     body: B
     ids: dict[str, UUID]
     actor: Actor
     now: datetime
     command_id: UUID
-    new_id: Callable[[], UUID]
 
 
 @dataclass(frozen=True, slots=True)

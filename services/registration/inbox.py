@@ -232,7 +232,7 @@ _SELECT_PERSON: Final[LiteralString] = """
             WHERE seat.volunteer_id = known.volunteer_id AND seat.is_seated AND activity.is_open
             ORDER BY activity.starts_at, activity.activity_id
         ) AS seats,
-        EXISTS(  -- An enrolment that could not be applied, or waits behind something of its activity that could not: its payload names them.
+        EXISTS(  -- An enrolment that could not be applied, or waits behind what could not: its payload names the person.
             SELECT FROM consumer.parked
             WHERE parked.consumer = 'inbox' AND parked.log = 'registration' AND parked.stage = 'applied'
                 AND position(convert_to(asked.key, 'UTF8') IN parked.payload) > 0

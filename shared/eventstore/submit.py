@@ -24,7 +24,7 @@ from shared.contracts.topics import CATEGORIES
 from shared.envelope import Record, Stream
 from shared.errors import FingerprintMismatchError, LogClosedError, StaleVersionError, StoreUnavailableError, StreamConflictError
 from shared.eventstore.values import Answer, AnsweringStore, AppendRequest, ClaimTaken, Conflict, FingerprintMismatch, NewEvent
-from shared.ids import event_id, new_id
+from shared.ids import event_id
 from shared.metrics import Metrics
 
 L = TypeVar("L")
@@ -134,7 +134,7 @@ class Commands(Generic[L]):
             now = await self._clock()
             now = now if not_before is None else max(now, not_before)
             asking = _Asking(command_id, fingerprint, now, correlation_id, causation_id, actor, traceparent, if_match)
-            answer = await self._first_or_new(use_case, Asked(body, ids, actor, now, command_id, new_id), asking)
+            answer = await self._first_or_new(use_case, Asked(body, ids, actor, now, command_id), asking)
             outcome = "duplicate" if answer.repeated else answer.outcome
         except (StreamConflictError, StaleVersionError, FingerprintMismatchError):
             outcome = "conflict"

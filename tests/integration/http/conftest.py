@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4, uuid5
+from uuid import UUID, uuid5
 
 import asyncpg
 import httpx
@@ -95,7 +95,7 @@ class TinyStore:
             if known != fingerprint:
                 raise FingerprintMismatchError(command_id)
             return replace(answer, repeated=True)
-        planned = await use_case.plan(Asked(body, ids, actor, NOW, command_id, uuid4), None)
+        planned = await use_case.plan(Asked(body, ids, actor, NOW, command_id), None)
         held = await self.read_stream(planned.stream)
         if if_match is not None and if_match != len(held):
             raise StaleVersionError(if_match, len(held))

@@ -122,7 +122,7 @@ async def test_a_star_is_granted_and_goes_by_itself_when_hours_are_reversed(serv
 
 async def test_a_star_granted_on_hours_that_were_gone_already_goes_at_once(service: Recognition) -> None:
     """The application has looked up the minutes; the reversal is reassessed, finds no star; then the star is appended."""
-    asked = Asked(ApplyForStar(), {"volunteer_id": WHO}, HERSELF, NOW, uuid4(), uuid4)
+    asked = Asked(ApplyForStar(), {"volunteer_id": WHO}, HERSELF, NOW, uuid4())
     planned = await APPLY_FOR_STAR.plan(asked, service.look_ups)
 
     async def plan_of_a_moment_ago(_asked: Any, _look_ups: Any) -> Plan[Any]:
