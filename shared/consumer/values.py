@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, LiteralString, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 from shared.application import Actor, Command, Role, UseCase
@@ -38,12 +38,14 @@ class Projection:
     """A read model of one source log: what an admin wants to see (D9: its rows do not depend on how logs interleave).
 
     `tables` is an SQL file that makes its tables, named without a schema: the connection of `fold` finds them in the live `views_<n>`.
+    `erase` is one statement that empties what it holds of the person $1 in the clear; it is run ahead of the fact, which may be parked.
     """
 
     name: str
     source: str
     tables: Path
     fold: Fold
+    erase: LiteralString | None = None
 
 
 @dataclass(frozen=True, slots=True)

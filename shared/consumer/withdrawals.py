@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, LiteralString
 from uuid import UUID
 
+import asyncpg
 from pydantic_core import from_json, to_json
 
+from shared import logs
 from shared.consumer.apply import Part
 from shared.consumer.setting import Setting
-from shared.consumer.values import Fact, Fold
+from shared.consumer.values import Fact, Fold, Projection
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.registration import (
     ConsentGiven,
@@ -27,11 +29,13 @@ SOURCE: Final = "registration"
 PERSON: Final = "person"
 """The kind of a person who left, or whose data were erased."""
 
+_log = logs.logger()
+
 
 def parts(setting: Setting) -> Sequence[Part]:
     """What `withdrawals` does with registration's log. It blocks no key: what it cannot read is parked alone."""
     types = subscribed(f"{setting.service}.withdrawals")[SOURCE]
-    fold = withdrawal_fold(setting.keys)
+    fold = withdrawal_fold(setting.keys, setting.consumers.projections)
     return [Part(consumer="withdrawals", source=SOURCE, types=types, folds=[fold], codec=setting.codec, blocks=False)]
 
 
@@ -40,8 +44,9 @@ async def run_withdrawals(setting: Setting, stop: asyncio.Event) -> None:
     await setting.run(parts(setting), stop)
 
 
-def withdrawal_fold(keys: PersonalKeys) -> Fold:
-    """Keeps `consumer.withdrawn`; on erasure it also destroys the person's key and what is sealed in parked payloads."""
+def withdrawal_fold(keys: PersonalKeys, projections: Sequence[Projection]) -> Fold:
+    """Keeps `consumer.withdrawn`; on erasure it also destroys the person's key, what is sealed in parked payloads and what views show."""
+    erase = [each.erase for each in projections if each.erase is not None]
 
     async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
         for fact in facts:
@@ -61,6 +66,7 @@ def withdrawal_fold(keys: PersonalKeys) -> Fold:
                     await connection.execute(_WITHDRAWN, event.volunteer_id, PERSON, position)
                     await keys.destroy(event.volunteer_id, connection)
                     await _clear_parked(connection, event.volunteer_id)
+                    await _clear_views(connection, event.volunteer_id, erase)
                 case _:
                     pass
 
@@ -71,6 +77,23 @@ async def _clear_parked(connection: Connection, person: UUID) -> None:
     """Parked payloads of the person keep what is not sealed, so that a release gives what a replay of the log would."""
     for row in await connection.fetch(_SELECT_PARKED, str(person)):
         await connection.execute(_CLEAR_PARKED, row["consumer"], row["log"], row["position"], without_sealed(row["payload"]))
+
+
+async def _clear_views(connection: Connection, person: UUID, erase: Sequence[LiteralString]) -> None:
+    """Read models lose the person's clear values now, those that are being built or are kept for rolling back too.
+
+    Those of other definitions may lack what a statement names: they are rebuilt or dropped, and a rebuild reads null.
+    """
+    if not erase:
+        return
+    for row in await connection.fetch("SELECT schema FROM consumer.views ORDER BY schema"):
+        await connection.execute("SELECT set_config('search_path', quote_ident($1), true)", row["schema"])
+        for statement in erase:
+            try:
+                async with connection.transaction():
+                    await connection.execute(statement, person)
+            except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
+                _log.error("not_erased_in_views", state=row["schema"], exc_info=error)
 
 
 def without_sealed(payload: bytes) -> bytes:

@@ -139,8 +139,9 @@ _ERASE: Final[LiteralString] = """
     WITH said AS (INSERT INTO persons_erased SELECT unnest($1::uuid[]) ON CONFLICT DO NOTHING)
     UPDATE clashes_overridden SET reason = NULL WHERE volunteer_id = ANY ($1::uuid[])
 """
+_ERASE_ONE: Final = "UPDATE clashes_overridden SET reason = NULL WHERE volunteer_id = $1"
 
-ACTIVITIES: Final = Projection("activities", "registration", Path(__file__).with_suffix(".sql"), fold)
+ACTIVITIES: Final = Projection("activities", "registration", Path(__file__).with_suffix(".sql"), fold, _ERASE_ONE)
 
 STATES: Final = {"open": ("报名中", "open"), "held": ("已举办", "held"), "cancelled": ("已取消", "cancelled")}
 """What became of an activity."""

@@ -105,7 +105,9 @@ _UPSERT: Final[LiteralString] = """
         is_minor = excluded.is_minor, skills = excluded.skills, standing = excluded.standing, registered_at = excluded.registered_at,
         registered_position = excluded.registered_position, named_position = excluded.named_position
 """
-VOLUNTEERS: Final = Projection("volunteers", "registration", Path(__file__).with_suffix(".sql"), fold)
+_ERASE: Final = "UPDATE volunteers SET name = NULL, phone = NULL, skills = NULL WHERE volunteer_id = $1"
+
+VOLUNTEERS: Final = Projection("volunteers", "registration", Path(__file__).with_suffix(".sql"), fold, _ERASE)
 
 STANDINGS: Final = {
     "registered": ("已注册", "registered"),

@@ -1,6 +1,8 @@
 """Withdrawal and erasure: no parked key holds them up, what is given again counts again, and what is erased reads nothing."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import LiteralString
 from uuid import UUID, uuid4, uuid5
 
 import pytest
@@ -10,7 +12,7 @@ from shared.application import Actor, Role
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting, withdrawals
 from shared.consumer.apply import Consumer
-from shared.consumer.values import Consumers
+from shared.consumer.values import Consumers, Fact, Projection
 from shared.consumer.waits import Waits
 from shared.contracts.event import Event
 from shared.contracts.registration import (
@@ -22,6 +24,7 @@ from shared.contracts.registration import (
     VolunteerDeregistered,
 )
 from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.postgres import Connection, connect
 from shared.privacy import PersonErasedError
 from shared.testing.store import MemoryStore
 from tests.integration.consumer.conftest import Base
@@ -36,8 +39,15 @@ def say(log: Log, event: Event, person: UUID = PERSON) -> Message:
     return log.say(str(person), event, payload=REAL.encode(event, uuid5(log.log_id, str(len(log.records) + 1))))
 
 
-async def withdrawing(base: Base) -> Consumer:
-    consumers: Consumers[None] = Consumers(service="hours", projections=(), look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={})
+async def nothing(_connection: Connection, _facts: Sequence[Fact]) -> None:
+    """A read model that is not written here."""
+
+
+async def withdrawing(base: Base, erase: LiteralString | None = None) -> Consumer:
+    views = Projection("persons", "registration", Path(), nothing, erase), Projection("others", "registration", Path(), nothing)
+    consumers: Consumers[None] = Consumers(
+        service="hours", projections=views, look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={}
+    )
     setting = Setting(consumers=consumers, pool=base.pool, kafka=Kafka("", ""), codec=REAL, keys=base.keys, metrics=base.metrics)
     [each] = withdrawals.parts(setting)
     made = Consumer(each, base.pool, base.metrics)
@@ -132,6 +142,29 @@ async def test_an_erasure_destroys_the_key_and_what_is_parked_and_no_blocked_key
     await replay.take(messages)
     assert [tuple(row) for row in await again.pool.fetch("SELECT position, note FROM lookup.note")] == live
     assert await again.tallied() == await base.tallied()
+
+
+async def test_an_erasure_empties_every_read_model_at_once_also_while_the_person_s_key_is_parked_there(base: Base) -> None:
+    """What is kept for rolling back as well; one of other definitions, which has no such column, holds nothing up."""
+    owner, other = await connect(base.dsn, "migrate"), uuid4()
+    for schema, column in (("views_1", "name"), ("views_2", "name")):
+        await owner.execute(f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.person (id uuid, {column} text)")
+        await owner.execute(f"INSERT INTO {schema}.person VALUES ($1, '赵一鸣'), ($2, '钱二')", PERSON, other)
+        await owner.execute(base.roles.fill_in(f'GRANT USAGE ON SCHEMA {schema} TO :"app"; GRANT ALL ON {schema}.person TO :"app"'))
+        await owner.execute("INSERT INTO consumer.views (schema, definition_hash, live) VALUES ($1, 'x', $2)", schema, schema == "views_2")
+    await base.pool.execute("INSERT INTO consumer.blocked VALUES ('views', 'registration', 'applied', $1, 'PayloadError')", str(PERSON))
+
+    log, reader = Log("registration"), await withdrawing(base, "UPDATE person SET name = NULL WHERE id = $1")
+    await reader.take([say(log, PersonalDataErased(volunteer_id=PERSON))])
+    for schema in ("views_1", "views_2"):
+        names = {row["id"]: row["name"] for row in await owner.fetch(f"SELECT id, name FROM {schema}.person")}
+        assert names == {PERSON: None, other: "钱二"}
+
+    await owner.execute("ALTER TABLE views_1.person RENAME name TO called; UPDATE views_2.person SET name = '孙三'")
+    await reader.take([say(log, PersonalDataErased(volunteer_id=other), other)])
+    assert await owner.fetchval("SELECT name FROM views_2.person WHERE id = $1", other) is None
+    assert not await base.parked()
+    await owner.close()
 
 
 def test_what_is_not_an_object_leaves_nothing_of_it() -> None:

@@ -12,9 +12,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.registration.inbox import release_seats
-from services.registration.projections import QUERIES, activities, programmes, volunteer_records, volunteers
+from services.registration.projections import PROJECTIONS, QUERIES, activities, programmes, volunteer_records, volunteers
 from shared.application import Actor, Role
 from shared.consumer.values import Fact, NotYetError
+from shared.consumer.withdrawals import withdrawal_fold
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
@@ -216,6 +217,15 @@ async def test_texts_about_a_person_are_hidden_from_the_erasure_on_though_the_re
     withdrawn = "INSERT INTO consumer.withdrawn (subject, kind, position) VALUES ($1, 'person', 1000)"
     await registration.pool.execute(withdrawn, who)
     assert canaries_in(await views(registration)) == set()
+
+
+async def test_an_erasure_empties_the_read_tables_also_while_the_person_s_key_is_parked_there(registration: Registration) -> None:
+    who = await play_canaries(registration)
+    assert "skill" in canaries_in(await tables(registration))
+    erased = Fact((await registration.facts_from_the_start())[-1].record, PersonalDataErased(volunteer_id=who))
+    async with registration.pool.acquire() as connection, connection.transaction():
+        await withdrawal_fold(registration.keys, PROJECTIONS)(connection, [erased])  # `views` has parked the fact, and does nothing.
+    assert canaries_in(await tables(registration)) == set()
 
 
 async def test_live_and_replayed_agree_on_a_clash_that_was_overridden_in_the_moment_of_an_erasure(registration: Registration) -> None:
