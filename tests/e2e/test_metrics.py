@@ -30,6 +30,7 @@ from tests.e2e.stage import UNIT, Stage, Volunteer, accepted, on
 PROCESSES: Final = [f"{service}-{role}" for service in SERVICES for role in ("api", "worker")]
 ROLES: Final = ("relay", "views", "inbox", "withdrawals")
 AT_REST_S: Final = 30.0
+LOOK_EVERY_S: Final = 0.25
 LOG_LOCK: Final = 5104202001
 """What an append takes first (`es.append`); as long as somebody else has it, the append waits."""
 
@@ -67,9 +68,11 @@ async def look(stack: Stack) -> Figures:
 async def seen(stack: Stack, holds: Callable[[Figures], bool]) -> bool:
     """Whether it holds soon: gauges are set every other second."""
     end = time.monotonic() + AT_REST_S
-    while not (it := holds(await look(stack))) and time.monotonic() < end:
-        pass  # A scrape of six processes takes its time.
-    return it
+    while not holds(await look(stack)):
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(LOOK_EVERY_S)
+    return True
 
 
 @asynccontextmanager
