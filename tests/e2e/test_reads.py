@@ -1,10 +1,12 @@
 """Reads on the running services: pages, filters, freshness, one's own writes elsewhere, past totals, what is behind a total, SQL."""
 
+import json
 import operator
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -15,14 +17,16 @@ import asyncpg
 import httpx
 import pytest
 
-from deploy.local.environment import SERVICES
+from deploy.local.environment import SERVICES, base_url
 from services.hours import main as hours
 from services.recognition import main as recognition
 from services.registration import main as registration
-from shared.contracts.topics import subscribed
-from shared.http.query import Query
+from shared.contracts.topics import CATEGORIES, subscribed
+from shared.http.problems import MEDIA_TYPE
+from shared.http.query import Filter, Query, write_cursor
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import OTHER_UNIT, UNIT, Stage, Volunteer, accepted, on, rows
+from tests.integration.http.test_pages import Outline
 
 Row = dict[str, Any]
 
@@ -231,12 +235,202 @@ DETAILED: Final = {name: each for name, each in QUERIES.items() if each[1].detai
 
 
 @pytest.mark.parametrize(("service", "query"), DETAILED.values(), ids=DETAILED)
-async def test_a_row_opens_into_events_that_name_nobody(stage: Stage, scene: Scene, service: str, query: Query) -> None:
-    row = (await rows(stage.bureau(service), query.path))[0]
-    answer = await stage.bureau(service).get(row["details"])
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["items"]
-    assert scene.eve.name not in answer.text
+async def test_every_row_opens_into_events_that_name_nobody(stage: Stage, scene: Scene, service: str, query: Query) -> None:
+    found = ""
+    for details in {row["details"] for row in await walked(stage.bureau(service), query, 200)}:
+        answer = await stage.bureau(service).get(details)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["items"]
+        found += answer.text
+    for who in (scene.eve, scene.gil):
+        for clear in (who.name, who.id_number, who.phone):
+            assert clear not in found
+    if "streams/volunteer" in (query.details or ""):  # What is sealed is there, and only sealed.
+        assert found.count('"name":"[sealed]"') >= 4
+
+
+async def seen_by_anybody(stage: Stage, service: str) -> tuple[str, dict[str, str]]:
+    """All lists that are open, in both forms and both languages, and by stream what their rows open into."""
+    lists, streams = "", dict[str, str]()
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10) as visitor:
+        open_lists = [each.path for name, each in QUERIES.values() if name == service and each.public]
+        pages = [f"/view{path}?limit=200" for path in open_lists]
+        for page in ("/", "/?lang=en", "/?lang=zh", *pages, *(f"/api/v1{path}?limit=200" for path in open_lists)):
+            answer = await visitor.get(page)
+            assert answer.status_code == 200, page
+            lists += answer.text
+            links = Outline(answer.text).links if page in {"/", *pages} else []
+            for link in {link for link in links if link.startswith("/view/streams/")} - streams.keys():
+                opened = await visitor.get(link, params={"limit": "200"})
+                assert opened.status_code == 200, link
+                assert "没有事件" not in opened.text
+                streams[link] = opened.text
+    return lists, streams
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_visitor_meets_figures_and_nothing_else_of_a_person(stage: Stage, scene: Scene, service: str) -> None:
+    lists, streams = await seen_by_anybody(stage, service)
+    assert lists
+    assert {link.split("/")[3].partition("-")[0] for link in streams} == {
+        "registration": {"activity"}, "hours": {"account"}, "recognition": {"star"}
+    }[service]  # fmt: skip
+    told = (await stage.bureau(service).get("/api/v1/events", params={"limit": "200"})).json()
+    payloads = [each["payload"] for each in told["items"]]
+    people = {
+        payload[name] for payload in payloads for name in ("recorder_id", "approver_id", "requester_id", "person_id") if name in payload
+    }
+    assert people or service == "recognition"
+    opened = "".join(streams.values())
+    for who in (scene.eve, scene.gil):
+        for clear in (who.name, f"{who.name[0]}**", who.id_number, who.phone):
+            assert clear not in lists + opened
+    for person in people:
+        assert person not in lists
+        assert person[-8:] not in opened
+    volunteers = {payload["volunteer_id"] for payload in payloads if "volunteer_id" in payload}
+    assert str(scene.eve.id) in volunteers
+    for volunteer in volunteers:
+        assert volunteer[-8:] not in "".join(text.partition("<ol")[2] for text in streams.values())
+    for said in ("frost", "be_named", "register<", "is_minor", "未成年", "sealed", "已密封", "原因"):
+        assert said not in lists + opened, said
+
+
+COMES_AND_GOES: Final = ("/attendances", "/confirm-queue", "/history", "/star-history", "/volunteers", "/enrollments", "/roles")
+"""Lists that say of a person when they came, what waits, what was changed or declined and why."""
+
+
+@pytest.mark.parametrize(("service", "query"), QUERIES.values(), ids=QUERIES)
+async def test_without_a_token_one_reads_what_is_open_and_with_any_other_the_same(stage: Stage, service: str, query: Query) -> None:
+    assert query.public == (query.path not in COMES_AND_GOES)
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10) as visitor:
+        path = f"/api/v1{query.path}?limit=200"
+        bare = await visitor.get(path)
+        asked = [await stage.client(service, NOBODY, role, UNIT).get(path) for role in ("volunteer", "kiosk")]
+        page = await visitor.get(f"/view{query.path}")
+    assert bare.headers["cache-control"] == page.headers["cache-control"] == "no-store"
+    if query.public:
+        assert (bare.status_code, page.status_code) == (200, 200)
+        assert [(each.status_code, each.json()["items"]) for each in asked] == [(200, bare.json()["items"])] * 2
+    else:
+        assert (bare.status_code, page.status_code) == (401, 404)
+        assert {each.status_code for each in asked} == {403}
+
+
+@pytest.mark.parametrize(("service", "category"), [("registration", "volunteer"), ("registration", "role"), ("hours", "attendance")])
+async def test_no_stream_of_one_person_is_on_the_page(stage: Stage, scene: Scene, service: str, category: str) -> None:
+    log = (await stage.bureau(service).get("/api/v1/events", params={"limit": "200"})).json()["items"]
+    stream = next(each["stream"] for each in log if each["stream"].startswith(f"{category}-"))
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10) as visitor:
+        answer = await visitor.get(f"/view/streams/{stream}/events")
+        twin = await visitor.get(f"/api/v1/streams/{stream}/events")
+    assert (answer.status_code, twin.status_code) == (404, 401)
+    assert "not_found" in answer.text
+
+
+# --- Questions that are none --------------------------------------------------------------------------------------------------------
+
+WRONG: Final[Mapping[str, Sequence[str]]] = {
+    "instant": (
+        "0001-01-01T00:00:00+08:00",
+        "9999-12-31T23:59:59-08:00",
+        "9999-12-31T23:59:59Z",
+        "10000-01-01T00:00:00Z",
+        "2017-03-05",
+        "2017-03-05T08:00:00",
+        "2017-03-05T25:00:00Z",
+        "yesterday",
+    ),
+    "date": ("2017-02-30", "0000-01-01", "10000-01-01", "20170305", "2017-3-5", "infinity"),
+    "integer": ("9223372036854775808", "-9223372036854775809", "9" * 19, "9" * 5000, "1.0", "1e3", "１", "--1", "+1", "NaN"),
+    "uuid": ("seven", "0" * 36, "{0197f3a4-5c00-7000-8000-0000000000ff}", "0197f3a45c0070008000000000000000", "０" * 36),
+    "boolean": ("yes", "1", "TRUE"),
+    "text": ("x" * 201, "a\x00b"),
+}
+EXTREME: Final[Mapping[str, Sequence[str]]] = {
+    "instant": ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00-12:00", "9999-12-31T15:59:59.999999Z"),
+    "date": ("0001-01-01", "9999-12-31"),
+    "integer": ("9223372036854775807", "-9223372036854775808", "0", "-0"),
+    "uuid": ("00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"),
+    "boolean": (),
+    "text": ("'; DROP TABLE x; --", "%", "\\", "𠮷" * 200, "\u202e"),
+}
+"""Nobody is there, but the question is one."""
+ASKED: Final = {f"{name}?{each.name}": (service, query, each) for name, (service, query) in QUERIES.items() for each in query.filters}
+
+
+@pytest.mark.parametrize(("service", "query", "asked"), ASKED.values(), ids=ASKED)
+async def test_a_filter_with_any_value_is_a_wrong_parameter_or_an_answer(stage: Stage, service: str, query: Query, asked: Filter) -> None:
+    client = stage.bureau(service)
+    for value in ("", *WRONG[asked.kind]):
+        answer = await client.get(f"/api/v1{query.path}", params={asked.name: value})
+        assert (answer.status_code, answer.headers["content-type"]) == (400, MEDIA_TYPE), (value[:40], answer.text[:200])
+        assert (answer.json()["code"], answer.json()["parameter"]) == ("parameter_invalid", asked.name)
+        if query.public and value and not (asked.kind == "instant" and value == "2017-03-05T08:00:00"):  # A form says it so.
+            page = await client.get(f"/view{query.path}", params={asked.name: value})
+            assert (page.status_code, "parameter_invalid" in page.text) == (400, True), value[:40]
+    for value in EXTREME[asked.kind]:
+        for path in (f"/api/v1{query.path}", *([f"/view{query.path}"] if query.public else [])):
+            answer = await client.get(path, params={asked.name: value})
+            assert answer.status_code == 200, (path, value[:40], answer.text[:200])
+
+
+BY_KIND: Final[Mapping[str, Sequence[Any]]] = {
+    "instant": ("0001-01-01T00:00:00+08:00", "9999-12-31T23:59:59-08:00", 7, []),
+    "date": ("2017-02-30", 7),
+    "integer": (2**63, -(2**63) - 1, 10**5000, 1.5, "x", {}),
+    "uuid": ("seven", 7, {}),
+    "boolean": ("yes", 2),
+    "text": ("x" * 201, "a\x00b", ""),
+}
+"""What a cursor made by hand may hold."""
+
+
+@pytest.mark.parametrize(("service", "query"), QUERIES.values(), ids=QUERIES)
+async def test_a_cursor_made_by_hand_is_refused(stage: Stage, scene: Scene, service: str, query: Query) -> None:
+    client, path = stage.bureau(service), f"/api/v1{query.path}"
+    first = (await client.get(path, params={"limit": "1"})).json()
+    last = [_cursor_text(first["items"][0][name]) for name in query.order]
+    good = write_cursor(query, {}, last)
+    assert (await client.get(path, params={"cursor": good})).status_code == 200
+    stamp = json.loads(urlsafe_b64decode(good + "=="))[0]
+    for index, kind in enumerate(query.kinds()):
+        for value in BY_KIND[kind]:
+            forged = [stamp, *last[:index], value, *last[index + 1 :]]
+            sent = urlsafe_b64encode(_json(forged).encode()).decode().rstrip("=")
+            answer = await client.get(path, params={"cursor": sent})
+            assert (answer.status_code, answer.json().get("code")) == (400, "cursor_invalid"), str(forged)[:200]
+    for text in (good[:-3], good + "A", "W10", "bnVsbA", "é", "[" * 3000):
+        assert (await client.get(path, params={"cursor": text})).json().get("code") == "cursor_invalid", text[:40]
+
+
+def _cursor_text(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return None if value is None else str(value)
+
+
+def _json(said: list[Any]) -> str:
+    """JSON, with integers of any length."""
+    return "[" + ",".join("1" + "0" * 5000 if each == 10**5000 else json.dumps(each) for each in said) + "]"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_place_in_a_log_or_a_stream_that_is_none_is_a_wrong_parameter(stage: Stage, service: str) -> None:
+    client = stage.bureau(service)
+    for path in ("/api/v1/events", f"/api/v1/streams/{next(n for n, c in CATEGORIES.items() if c.service == service)}-{NOBODY}/events"):
+        for asked in (
+            {"after": "-1"},
+            {"after": "9" * 19},
+            {"after": "１"},
+            {"after": ""},
+            {"limit": "0"},
+            {"limit": "201"},
+            {"limit": "9" * 400},
+        ):
+            answer = await client.get(path, params=asked)
+            assert (answer.status_code, answer.json()["code"]) == (400, "parameter_invalid"), (path, str(asked)[:60])
+        assert (await client.get(path, params={"after": "9" * 18})).json() == {"items": [], "next_after": None}
 
 
 # --- As an admin, in SQL ------------------------------------------------------------------------------------------------------------
