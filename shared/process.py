@@ -163,9 +163,7 @@ def main(service: Service[Any]) -> None:
         run(lambda settings: _retry(service, settings, key))
 
     rebuild.add_commands(app, rebuild.ReadModels(service.consumers, service.api_sql, service.imbalance), run)
-    operating.add_commands(
-        app, operating.Operated(service.name, service.claims, service.projections, _migration_sets(service)), run
-    )
+    operating.add_commands(app, operating.Operated(service.name, service.claims, service.projections, _migration_sets(service)), run)
     app()
 
 
