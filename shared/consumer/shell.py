@@ -229,8 +229,8 @@ class Subscription:
             self._consumer = None
             with suppress(KafkaError, OSError, TimeoutError, ExceptionGroup):
                 await asyncio.wait_for(broker.stop(), CLOSE_SECONDS_MAX)
-            if not self._failed.done():
-                self._failed.cancel()
+            if not self._failed.cancel():
+                self._failed.exception()  # What was being tried when the role ended is no news; nobody else asks for it then.
 
     async def _handle(self, messages: Any) -> None:
         """Never raises to FastStream, which would lose the batch without a word (F1)."""

@@ -1,13 +1,15 @@
 """The shell on a real broker: nothing is lost, nothing doubled, and Kafka may come and go."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 
 import asyncpg
 import pytest
@@ -68,6 +70,32 @@ async def test_a_log_is_applied_from_its_start_and_kafka_is_told_how_far(base: B
 
         await until(told)
     assert [position for position, _, _ in await base.tallied()] == list(range(1, 1502))
+
+
+async def test_what_was_being_tried_again_when_the_role_ended_is_no_error(base: Base, kafka_server: LocalKafka, topic: str) -> None:
+    complaints, taking, ended = list[str](), asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context["message"]))
+
+    class AwayAtTheEnd(Consumer):
+        async def take(self, messages: Sequence[Any]) -> bool | None:
+            taking.set()
+            await ended.wait()
+            raise TimeoutError
+
+    await publish(kafka_server.servers, topic, Log().count(("a", 1)))
+    stop = asyncio.Event()
+    reader = AwayAtTheEnd(part(), base.pool, base.metrics)
+    task = asyncio.create_task(Subscription(reader, kafka_server.servers, topic, f"{topic}.group", stop, base.metrics).run())
+    async with asyncio.timeout(WITHIN):
+        await taking.wait()
+        stop.set()
+        for _ in range(20):  # Turns of the loop: the connection is being closed by then.
+            await asyncio.sleep(0)
+        ended.set()
+        await task
+    del task, reader
+    gc.collect()  # A future that nobody asked complains when it goes.
+    assert complaints == []
 
 
 async def is_at(base: Base, position: int) -> bool:
