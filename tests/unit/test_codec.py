@@ -63,7 +63,7 @@ class KeyTable:
             self.rows.setdefault(subject, key)
 
     async def fetch(self, _sql: str, subjects: Sequence[UUID]) -> list[dict[str, Any]]:
-        return [{"subject": subject, "wrapped": self.rows[subject]} for subject in subjects if subject in self.rows]
+        return [{"subject": subject, "wrapped": self.rows[subject], "follows_lost": False} for subject in subjects if subject in self.rows]
 
 
 @pytest.fixture
