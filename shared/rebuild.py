@@ -6,6 +6,7 @@ Reactions belong to the inbox: none is fired here.
 """
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -38,6 +39,8 @@ from shared.settings import Settings, read_key
 
 EVENTS_PER_SECOND: Final = 2000
 """What a rebuild reads at most unless it is told otherwise, so that live commands keep their pace."""
+NICENESS: Final = 10
+"""A rebuild gives way to the processes beside it on the same machine."""
 SLICE_EVENTS: Final = 100
 """Events of one transaction: small ones leave the database to others between them."""
 LOOK_SECONDS: Final = 0.25
@@ -488,6 +491,7 @@ def add_commands(app: typer.Typer, models: ReadModels, run: Run) -> None:
 
 
 async def _with_settings(models: ReadModels, settings: Settings, work: Callable[[Rebuilding], Awaitable[None]]) -> None:
+    os.nice(NICENESS)
     dsn, service = settings.postgres_dsn.get_secret_value(), models.consumers.service
     metrics = Metrics(service, VERSION)
     owner = await connect(dsn, f"{service} rebuild", statement_seconds=OWNER_STATEMENT_SECONDS_MAX)
