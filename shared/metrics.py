@@ -157,6 +157,9 @@ class Metrics:
     retries_total = _Declared(Counter, ("cause",), zh="暂时性错误后的重试", en="Retries after a transient error, by cause")
     db_pool_connections = _Declared(Gauge, ("pool", "state"), zh="数据库连接数", en="Connections of a pool by state (open, idle)")
     db_errors_total = _Declared(Counter, ("pool", "cause"), zh="数据库错误", en="Database errors by pool and cause")
+    key_unwrap_failures_total = _Declared(
+        Counter, zh="打不开的个人密钥次数", en="Persons' keys that did not open: the wrong key file, or a damaged row"
+    )
     build_info = _Declared(Gauge, ("version", "python"), zh="程序版本", en="Version of the program, always 1")
 
     def __init__(self, service: str, version: str) -> None:

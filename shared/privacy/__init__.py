@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from shared.contracts.event import SEALED_PREFIX
 from shared.errors import CallerError, LeifengError
+from shared.metrics import Metrics
 from shared.migrate import MigrationSet
 from shared.postgres import Connection, Pool
 
@@ -48,7 +49,8 @@ class KeyEncryptionError(LeifengError):
 class PersonalKeys:
     """The keys of the persons of one service. Call `load` or `ensure` first; `seal` and `unseal` then need no database."""
 
-    def __init__(self, pool: Pool, key_encryption_key: bytes) -> None:
+    def __init__(self, pool: Pool, key_encryption_key: bytes, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics
         self._pool = pool
         self._wrap = AESGCM(key_encryption_key)
         self._wrapped_by = sha256(b"leifeng key-encryption key" + key_encryption_key).hexdigest()[:16]
@@ -144,6 +146,8 @@ class PersonalKeys:
         try:
             return self._wrap.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], subject.bytes)
         except InvalidTag:
+            if self._metrics is not None:
+                self._metrics.key_unwrap_failures_total.inc()
             raise KeyEncryptionError("a person's key does not open: is this the right key file?") from None
 
 

@@ -226,6 +226,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "projection_definition_changed": f"{_VIEWS}test_read_models_of_other_definitions_stand_still_until_they_are_rebuilt",
     "projection_rebuild_progress_ratio": f"{_REBUILD}test_a_rebuild_that_is_killed_goes_on_where_it_stood_and_workers_show_how_far_it_is",
     "ledger_imbalance_minutes": "e2e/test_metrics.py::test_a_minute_that_is_off_is_counted_and_there_is_none",
+    "key_unwrap_failures_total": "integration/process/test_privacy.py::test_the_wrong_key_file_says_so_instead_of_reading_nothing",
     "log_read_only": _OPERATOR,
     "worker_role_paused": _OPERATOR,
     "retries_total": "integration/consumer/test_shell.py::test_a_database_that_goes_away_is_waited_for_and_nothing_is_lost",

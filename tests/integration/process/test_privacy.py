@@ -7,6 +7,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from shared.metrics import Metrics
 from shared.migrate import migrate, roles_of
 from shared.postgres import Pool, connect, open_pool
 from shared.privacy import MIGRATIONS, KeyEncryptionError, PersonalKeys, PersonErasedError
@@ -73,10 +74,11 @@ async def test_a_destroyed_key_reads_nothing_and_never_comes_back(pool: Pool) ->
 
 
 async def test_the_wrong_key_file_says_so_instead_of_reading_nothing(pool: Pool) -> None:
-    person = uuid4()
-    await PersonalKeys(pool, KEY).ensure([person])
+    person, metrics = uuid4(), Metrics("hours", "test")
+    await PersonalKeys(pool, KEY, metrics).ensure([person])
     with pytest.raises(KeyEncryptionError):
-        await PersonalKeys(pool, os.urandom(32)).load([person])
+        await PersonalKeys(pool, os.urandom(32), metrics).load([person])
+    assert metrics.key_unwrap_failures_total._value.get() == 1
 
 
 async def test_two_processes_that_need_a_new_persons_key_at_once_use_one(pool: Pool) -> None:
