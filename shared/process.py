@@ -22,7 +22,7 @@ from shared.consumer.gauges import refresh
 from shared.consumer.heads import follow_heads
 from shared.consumer.inbox import reactors, run_inbox
 from shared.consumer.schema import ensure_views, keep_looking
-from shared.consumer.values import Consumers, Deadlines, LookUp, Projection, Reaction
+from shared.consumer.values import Consumers, Deadlines, LookUp, Projection, Reaction, no_deadlines
 from shared.consumer.views import run_views
 from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
@@ -91,7 +91,7 @@ class Service(Generic[L]):
     api_sql: Path
     look_up_reader: Callable[[Pool], L]
     look_ups: Sequence[LookUp]
-    deadlines: Deadlines
+    deadlines: Deadlines = no_deadlines
     reactions: Sequence[Reaction[L]]
     migrations: MigrationSet
     imbalance: Callable[[Connection], Awaitable[int]] | None = None
@@ -286,7 +286,7 @@ async def _engine(service: Service[L], pool: Pool, key: bytes, metrics: Metrics)
     """What decides and appends: the same in both processes."""
     store = await open_store(pool, service.name, metrics)
     codec = Codec(EVENTS, UPCASTERS)
-    keys = PersonalKeys(pool, key)
+    keys = PersonalKeys(pool, key, metrics)
     look_ups = service.look_up_reader(pool)
     clock = log_clock(pool)
     commands = Commands(store, codec, keys, look_ups, service.claims, clock, metrics)

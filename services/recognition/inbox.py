@@ -14,7 +14,7 @@ from services.recognition.application import REASSESS_STARS, Reassess
 from services.recognition.domain.policy import POLICY_STREAM_ID
 from services.recognition.domain.star import Confirmed
 from shared.application import Command
-from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, LookUp, Reaction
+from shared.consumer.values import Fact, LookUp, Reaction
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.contracts.recognition import StarGranted, StarPolicyAdopted, StarWithdrawalReason
 from shared.contracts.registration import VolunteerRegistered
@@ -104,11 +104,6 @@ async def react_to_fewer_hours(fact: Fact, _look_ups: application.LookUps, _lack
             return [Command(REASSESS_STARS, Reassess(), {"volunteer_id": event.volunteer_id})]
         case _:
             return []
-
-
-def deadlines(_fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
-    """Recognition has none yet."""
-    return []
 
 
 LOOK_UPS: Final = (

@@ -20,7 +20,6 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     api_sql=projections.API_SQL,
     look_up_reader=inbox.LookUps,
     look_ups=inbox.LOOK_UPS,
-    deadlines=inbox.deadlines,
     reactions=inbox.REACTIONS,
     migrations=inbox.MIGRATIONS,
 )

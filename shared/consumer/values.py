@@ -78,6 +78,11 @@ Deadlines = Callable[[Fact], Sequence[DeadlineSet | DeadlineCleared]]
 """What a fact of the service's own log says of deadlines."""
 
 
+def no_deadlines(_fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
+    """A service without any."""
+    return ()
+
+
 class NotYetError(Exception):
     """A reaction lacks a row that may still be under way in another log: it waits for that log's look-ups, then decides without (D10).
 

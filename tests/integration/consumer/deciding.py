@@ -13,7 +13,7 @@ from shared.clock import system_clock
 from shared.consumer import Kafka, Setting
 from shared.consumer.apply import Consumer, Part
 from shared.consumer.inbox import Reactor
-from shared.consumer.values import Consumers, DeadlineCleared, DeadlineSet, Fact, Reaction
+from shared.consumer.values import Consumers, Fact, Reaction, no_deadlines
 from shared.contracts.event import Event, Refusal
 from shared.envelope import Stream
 from shared.errors import InvariantError
@@ -53,11 +53,6 @@ async def _echo(fact: Fact, _look_ups: Any, _lack_is_fact: bool) -> Sequence[Com
 
 
 ECHO: Reaction[Any] = Reaction("echo", "seats", frozenset({Counted.TYPE}), _echo)
-
-
-def no_deadlines(_fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
-    """A service without any."""
-    return ()
 
 
 @dataclass

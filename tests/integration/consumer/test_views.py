@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time
@@ -17,21 +18,22 @@ from deploy.local.kafka import LocalKafka
 from shared.clock import system_clock
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting
+from shared.consumer.apply import Consumer
 from shared.consumer.gauges import refresh
 from shared.consumer.heads import follow_heads
 from shared.consumer.inbox import run_inbox
 from shared.consumer.schema import ensure_views
-from shared.consumer.values import Consumers, Fact, LookUp, Projection, Reaction
-from shared.consumer.views import run_views
+from shared.consumer.values import Consumers, Fact, LookUp, Projection, Reaction, no_deadlines
+from shared.consumer.views import parts, run_views
 from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.registration import ConsentGiven, VolunteerRegistered
 from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.errors import LeifengError
 from shared.eventstore.store import ensure_log, open_store
 from shared.postgres import Connection, connect
 from shared.rebuild import RebuildError, Rebuilding, drop_old, rebuild, roll_back
 from tests.integration.consumer.conftest import Base
-from tests.integration.consumer.deciding import no_deadlines
 from tests.integration.consumer.log import Log, Message, create_topic, publish
 from tests.integration.consumer.test_shell import until, write_unreadable
 from tests.integration.consumer.test_withdrawals import PERSON
@@ -206,29 +208,82 @@ async def test_parked_keys_and_due_deadlines_are_shown_and_go_when_they_are_gone
     assert base.metrics.deadlines_due._value.get() == 0
 
 
-async def test_read_models_of_other_definitions_stand_still_until_they_are_rebuilt(
-    base: Base, kafka_server: LocalKafka, topic_prefix: str, files: tuple[Path, Path]
-) -> None:
-    """The worker of a new release waits, and goes on by itself after the rebuild; only the old release rolls back."""
+@dataclass
+class Rebuilt:
+    """Registration's read models, and what rebuilds them."""
+
+    work: Rebuilding
+    projection: Projection
+    tables: Path
+    topic: str
+    log: Log
+
+    @property
+    def setting(self) -> Setting:
+        return self.work.setting
+
+
+@pytest.fixture
+async def rebuilt(base: Base, kafka_server: LocalKafka, topic_prefix: str, files: tuple[Path, Path]) -> AsyncIterator[Rebuilt]:
+    """Read models that are live and empty, and empty topics."""
     tables, api = files
     projection = Projection("volunteers", "registration", tables, volunteers)
-    servers, topic = kafka_server.servers, f"{topic_prefix}registration.events"
     for name in ("registration", "hours", "recognition"):
-        await create_topic(servers, f"{topic_prefix}{name}.events")
+        await create_topic(kafka_server.servers, f"{topic_prefix}{name}.events")
     consumers: Consumers[None] = Consumers(
         service="registration", projections=[projection], look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={}
     )
-    setting = Setting(
-        consumers=consumers, pool=base.pool, kafka=Kafka(servers, topic_prefix), codec=REAL, keys=base.keys, metrics=base.metrics
-    )
+    kafka = Kafka(kafka_server.servers, topic_prefix)
+    setting = Setting(consumers=consumers, pool=base.pool, kafka=kafka, codec=REAL, keys=base.keys, metrics=base.metrics)
     owner = await connect(base.dsn, "owner", statement_seconds=30)
     await ensure_log(owner, "registration", "system")
     await ensure_views(owner, base.roles, [projection], api)
-    store = await open_store(base.pool, "registration", base.metrics)
-    said: list[str] = []
-    work = Rebuilding(owner=owner, roles=base.roles, setting=setting, store=store, api_sql=api, imbalance=None, say=said.append)
-    log = Log("registration")
     await base.keys.ensure(uuid5(PERSON, str(number)) for number in range(9))
+    store = await open_store(base.pool, "registration", base.metrics)
+
+    def say(_line: str) -> None:
+        return
+
+    work = Rebuilding(owner=owner, roles=base.roles, setting=setting, store=store, api_sql=api, imbalance=None, say=say)
+    yield Rebuilt(work, projection, tables, f"{topic_prefix}registration.events", Log("registration"))
+    await store.close()
+    await owner.close()
+
+
+async def numbers(rebuilt: Rebuilt, table: str) -> list[str]:
+    return [row["number"] for row in await rebuilt.work.owner.fetch(f"SELECT number FROM {table} ORDER BY 1")]
+
+
+async def test_a_worker_goes_on_in_the_read_models_that_were_swapped_in_and_a_rebuild_that_is_over_writes_nothing(
+    base: Base, rebuilt: Rebuilt
+) -> None:
+    """What was built stands further than the worker did, which had not read the third record yet."""
+    messages = [registered(rebuilt.log, base, str(number)) for number in (2, 3, 4)]
+    await publish(rebuilt.setting.kafka.servers, rebuilt.topic, messages)
+    [part] = [each for each in parts(rebuilt.setting) if each.source == "registration"]
+    worker = Consumer(part, base.pool, base.metrics)
+    await worker.begin()
+    await worker.take(messages[:2])
+    assert await rebuild(rebuilt.work, asyncio.Event())
+    assert await base.applied("views", "registration") == 3
+    late = registered(rebuilt.log, base, "5")
+    assert await worker.take([messages[2], late]) is False
+    assert worker.position == 4
+    assert await numbers(rebuilt, "views_2.volunteer") == ["2", "3", "4", "5"]
+    assert await numbers(rebuilt, "views_1.volunteer") == ["2", "3"]
+
+    [built] = [each for each in parts(rebuilt.setting, "views_2") if each.source == "registration"]
+    zombie = Consumer(built, base.pool, base.metrics)
+    await zombie.begin()
+    with pytest.raises(LeifengError, match="no rebuild"):
+        await zombie.take(messages)
+    assert await roll_back(rebuilt.work, asyncio.Event())  # What the zombie left does not stand in the way.
+
+
+async def test_read_models_of_other_definitions_stand_still_until_they_are_rebuilt(base: Base, rebuilt: Rebuilt) -> None:
+    """The worker of a new release waits, and goes on by itself after the rebuild; only the old release rolls back."""
+    work, setting, log, tables = rebuilt.work, rebuilt.setting, rebuilt.log, rebuilt.tables
+    owner, servers, topic = work.owner, setting.kafka.servers, rebuilt.topic
     await publish(servers, topic, [registered(log, base, str(number)) for number in (2, 3)])
     changed = base.metrics.projection_definition_changed._value
 
@@ -242,7 +297,7 @@ async def test_read_models_of_other_definitions_stand_still_until_they_are_rebui
         await until(at(2))
     assert changed.get() == 0
     tables.write_text(TABLES.replace("name text", "name text, unit text"), encoding="utf-8")
-    assert not await ensure_views(owner, base.roles, [projection], api)
+    assert not await ensure_views(owner, base.roles, [rebuilt.projection], work.api_sql)
     async with at_work(lambda stop: run_views(setting, stop)):
         await publish(servers, topic, [registered(log, base, "4")])
 
@@ -255,8 +310,8 @@ async def test_read_models_of_other_definitions_stand_still_until_they_are_rebui
         await publish(servers, topic, [registered(log, base, "5")])
         await until(at(4))
     assert changed.get() == 0
-    assert [row["number"] for row in await owner.fetch("SELECT number FROM views_2.volunteer ORDER BY 1")] == ["2", "3", "4", "5"]
-    assert [row["number"] for row in await owner.fetch("SELECT number FROM api.volunteers ORDER BY 1")] == ["2", "3", "4", "5"]
+    assert await numbers(rebuilt, "views_2.volunteer") == ["2", "3", "4", "5"]
+    assert await numbers(rebuilt, "api.volunteers") == ["2", "3", "4", "5"]
 
     with pytest.raises(RebuildError, match="other definitions"):
         await roll_back(work, asyncio.Event())
@@ -267,18 +322,16 @@ async def test_read_models_of_other_definitions_stand_still_until_they_are_rebui
 
     reader = await connect(base.dsn, "reader", role=base.roles.app)
     async with reader.transaction(isolation="repeatable_read", readonly=True):
-        await Waits(store, base.pool).freshness(reader)
+        await Waits(work.store, base.pool).freshness(reader)
         rolling_back = asyncio.create_task(roll_back(work, asyncio.Event()))
         await until(swap_waits)  # Positions and rows of one read are of the same read models.
         assert await live_schema(base) == "views_2"
     assert await rolling_back
     await reader.close()
     assert await live_schema(base) == "views_1"
-    assert [row["number"] for row in await owner.fetch("SELECT number FROM views_1.volunteer ORDER BY 1")] == ["2", "3", "4", "5"]
+    assert await numbers(rebuilt, "views_1.volunteer") == ["2", "3", "4", "5"]
     await drop_old(work)
     assert await owner.fetchval("SELECT to_regnamespace('views_2')") is None
-    await store.close()
-    await owner.close()
 
 
 async def live_schema(base: Base) -> str:

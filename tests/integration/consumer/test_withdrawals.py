@@ -12,7 +12,7 @@ from shared.application import Actor, Role
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting, withdrawals
 from shared.consumer.apply import Consumer
-from shared.consumer.values import Consumers, Fact, Projection
+from shared.consumer.values import Consumers, Fact, Projection, no_deadlines
 from shared.consumer.waits import Waits
 from shared.contracts.event import Event
 from shared.contracts.registration import (
@@ -28,7 +28,6 @@ from shared.postgres import Connection, connect
 from shared.privacy import PersonErasedError
 from shared.testing.store import MemoryStore
 from tests.integration.consumer.conftest import Base
-from tests.integration.consumer.deciding import no_deadlines
 from tests.integration.consumer.log import CODEC, POISON, Counted, Log, Message, Noted, forgiving, part
 
 REAL = Codec(EVENTS, UPCASTERS)
