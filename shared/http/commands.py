@@ -74,15 +74,18 @@ class CommandRoutes:
                     traceparent=str(exchange.trace),
                     if_match=if_match,
                 )
+                duration = monotonic() - started
+                records = await deadline.meet(self._records(answer))
                 _log.info(
                     "command_answered",
+                    stream=logs.pseudonym(str(records[-1].stream)) if records else None,
                     outcome="duplicate" if answer.repeated else answer.outcome,
                     code=answer.refusal.code if answer.refusal else None,
                     role=actor.role.value,
                     position=answer.last_position,
-                    duration_ms=round((monotonic() - started) * 1000, 1),
+                    duration_ms=round(duration * 1000, 1),
                 )
-                return await deadline.meet(self._answered(answer, request))
+                return await deadline.meet(self._answered(answer, records, request))
 
         return handle
 
@@ -95,14 +98,16 @@ class CommandRoutes:
         task.add_done_callback(self._under_way.discard)
         return await deadline.wait_for(task)
 
-    async def _answered(self, answer: Answer, request: Request) -> Response:
+    async def _records(self, answer: Answer) -> Sequence[Record]:
+        return await self._api.store.read_page(answer.first_position - 1, answer.count) if answer.count else ()
+
+    async def _answered(self, answer: Answer, records: Sequence[Record], request: Request) -> Response:
         replayed = {"Idempotency-Replayed": "true"} if answer.repeated else {}
         if answer.refusal is not None:
             refused = ProblemError(
                 answer.refusal.code, command_id=answer.command_id, outcome="refused", values=dict(answer.refusal.detail), headers=replayed
             )
             return self._catalogue.response(refused, exchange_of(request).language)
-        records = await self._api.store.read_page(answer.first_position - 1, answer.count) if answer.count else ()
         log_id = records[0].log_id if records else (await self._api.store.head()).log_id
         position = PositionToken(self._api.service, log_id, answer.last_position)
         etag = {"ETag": f'"{records[-1].version}"'} if records else {}

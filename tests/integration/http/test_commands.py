@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from shared import logs
 from shared.application import Actor
 from shared.errors import EventTooLargeError, LogClosedError, StoreUnavailableError, StreamConflictError
 from shared.http.api import Api
@@ -328,13 +329,14 @@ async def test_correlation_and_trace_reach_the_event(client: httpx.AsyncClient, 
 
 
 async def test_an_answer_and_a_denial_are_logged_with_the_correlation_id_and_no_content(
-    client: httpx.AsyncClient, token: Callable[..., str], logged: Callable[[], list[dict[str, Any]]]
+    client: httpx.AsyncClient, store: TinyStore, token: Callable[..., str], logged: Callable[[], list[dict[str, Any]]]
 ) -> None:
     headers = {**key(), "X-Correlation-Id": "0197f3a4-5c00-7000-8000-0000000000cc"}
     await client.post(SEATS, json=seat(remarks=["赵大山"]), headers=headers)
     await client.post(SEATS, json=seat(), headers={**headers, "Authorization": token("kiosk")})
     answered, denied = [line for line in logged() if line["event"] in {"command_answered", "denied"}]
     assert (answered["command"], answered["outcome"], answered["position"]) == ("take_seat", "accepted", 1)
+    assert answered["stream"] == logs.pseudonym(str(store.records[0].stream))
     assert (denied["code"], denied["route"]) == ("role_not_allowed", "/api/v1/activities/{activity_id}/seats")
     assert {answered["correlation_id"], denied["correlation_id"]} == {headers["X-Correlation-Id"]}
     assert "赵" not in str(logged())
