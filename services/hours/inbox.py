@@ -64,7 +64,7 @@ async def fold_registration(connection: Connection, facts: Sequence[Fact]) -> No
     volunteers: dict[UUID, int] = {}
     published: dict[UUID, ActivityPublished] = {}
     states: dict[UUID, str] = {}
-    seats: dict[tuple[UUID, UUID], int | None] = {}
+    seats: dict[tuple[UUID, UUID], bool] = {}
     for fact in facts:
         match fact.event:
             case VolunteerRegistered(volunteer_id=volunteer_id):
@@ -76,9 +76,9 @@ async def fold_registration(connection: Connection, facts: Sequence[Fact]) -> No
             case ActivityCancelled(activity_id=activity_id):
                 states[activity_id] = "cancelled"
             case EnrollmentAccepted() | OfferAccepted() as event:
-                seats[event.activity_id, event.volunteer_id] = fact.record.position
+                seats[event.activity_id, event.volunteer_id] = True
             case EnrollmentWithdrawn() as event:
-                seats[event.activity_id, event.volunteer_id] = None
+                seats[event.activity_id, event.volunteer_id] = False
             case _:
                 pass
     await connection.execute(_UPSERT_VOLUNTEERS, list(volunteers), list(volunteers.values()))
@@ -91,20 +91,19 @@ async def fold_registration(connection: Connection, facts: Sequence[Fact]) -> No
         [each.ends_at for each in activities],
     )
     await connection.execute(_UPDATE_STATES, list(states), list(states.values()))
-    given_up = [seat for seat, position in seats.items() if position is None]
+    given_up = [seat for seat, is_taken in seats.items() if not is_taken]
     await connection.execute(_DELETE_SEATS, [activity for activity, _ in given_up], [volunteer for _, volunteer in given_up])
-    taken = [(seat, position) for seat, position in seats.items() if position is not None]
-    await connection.execute(
-        _INSERT_SEATS, [seat[0] for seat, _ in taken], [seat[1] for seat, _ in taken], [position for _, position in taken]
-    )
+    taken = [seat for seat, is_taken in seats.items() if is_taken]
+    await connection.execute(_INSERT_SEATS, [activity for activity, _ in taken], [volunteer for _, volunteer in taken])
 
 
 async def fold_policies(connection: Connection, facts: Sequence[Fact]) -> None:
     """Hours itself: the policy's versions."""
-    for fact in facts:
-        if isinstance(event := fact.event, HoursPolicyAdopted):
-            await connection.execute(
-                _INSERT_POLICY,
+    found = [fact.event for fact in facts if isinstance(fact.event, HoursPolicyAdopted)]
+    await connection.executemany(
+        _INSERT_POLICY,
+        [
+            (
                 event.version,
                 event.effective_from,
                 event.daily_cap_minutes,
@@ -112,6 +111,9 @@ async def fold_policies(connection: Connection, facts: Sequence[Fact]) -> None:
                 event.check_in_early_minutes,
                 event.missed_check_out_after_minutes,
             )
+            for event in found
+        ],
+    )
 
 
 def deadlines(fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
@@ -214,12 +216,12 @@ _DELETE_SEATS: Final[LiteralString] = """
 """
 
 _INSERT_SEATS: Final[LiteralString] = """
-    INSERT INTO lookup.seats (activity_id, volunteer_id, position) SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[])
-    ON CONFLICT (activity_id, volunteer_id) DO UPDATE SET position = excluded.position
+    INSERT INTO lookup.seats (activity_id, volunteer_id) SELECT * FROM unnest($1::uuid[], $2::uuid[]) ON CONFLICT DO NOTHING
 """
 
 _INSERT_POLICY: Final[LiteralString] = """
     INSERT INTO lookup.hours_policies (version, effective_from, daily_cap_minutes, pairs_per_activity_day_max, check_in_early_minutes,
                                        missed_check_out_after_minutes)
     VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (version) DO NOTHING
 """

@@ -33,12 +33,6 @@ def adopt(policies: HoursPolicies, wanted: HoursPolicyAdopted, today: date) -> S
     return [wanted]
 
 
-def in_force(policies: Sequence[HoursPolicyAdopted], day: date) -> HoursPolicyAdopted | None:
-    """The version that holds on `day`: the last one that has begun."""
-    begun = [each for each in policies if each.effective_from <= day]
-    return max(begun, key=lambda each: each.effective_from, default=None)
-
-
 def evolve(policies: HoursPolicies, event: HoursPolicyAdopted) -> HoursPolicies:
     """Folds the stream `hours_policy`."""
     return HoursPolicies((*policies.versions, event))

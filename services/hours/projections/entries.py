@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
+from services.hours.domain.day import minutes_between
 from services.hours.projections import activities, units
 from shared.application import Role
 from shared.consumer.values import Fact, Projection
@@ -16,8 +17,6 @@ from shared.http.query import Column, Filter, Query
 from shared.postgres import Connection
 
 AccountEvent = ServiceTimeProposed | ServiceTimeConfirmed | ServiceTimeCorrected | ServiceTimeReversed
-
-MINUTE_SECONDS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def _changed(before: Entry | None, event: ServiceTimeConfirmed | ServiceTimeCorr
         state="counted",
         starts_at=event.starts_at,
         ends_at=event.ends_at,
-        minutes=int((event.ends_at - event.starts_at).total_seconds()) // MINUTE_SECONDS,
+        minutes=minutes_between(event.starts_at, event.ends_at),
         credited_minutes=event.credited_minutes,
         over_cap_minutes=event.over_cap_minutes,
     )

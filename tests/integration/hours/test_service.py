@@ -134,6 +134,16 @@ async def test_totals_are_told_as_of_a_past_moment_and_a_past_day(hours: Hours) 
     ]
 
 
+async def test_a_day_is_counted_by_the_last_version_that_has_begun(hours: Hours) -> None:
+    await begin(hours)
+    second = SAMPLE.replace("2017-01-01", "2017-03-01").replace("2017-bureau", "2017-second")
+    assert code_of(await hours.ask("adopt_hours_policy", AS_BUREAU, body={"file": second})) is None
+    await hours.catch_up()
+    days = (date(2016, 12, 31), date(2017, 1, 1), date(2017, 2, 28), date(2017, 3, 1))
+    found = [await hours.lookups.policy_on(day) for day in days]
+    assert [each and each.version for each in found] == [None, "2017-bureau", "2017-bureau", "2017-second"]
+
+
 async def test_a_check_out_that_never_came_is_missed_at_its_deadline_and_waits_for_a_correction(hours: Hours) -> None:
     await begin(hours)
     hours.now = at(8, 30)

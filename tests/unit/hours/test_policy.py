@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.hours.application import read_policy
-from services.hours.domain.policy import HoursPolicies, adopt, evolve, in_force
+from services.hours.domain.policy import HoursPolicies, adopt, evolve
 from shared.contracts.event import Refusal
 from shared.contracts.hours import HoursPolicyAdopted
 from tests.unit.hours.scenes import POLICY, folded
@@ -75,10 +75,3 @@ def test_a_new_version_begins_after_those_adopted() -> None:
     refusal = adopt(known, later(10, "third"), TODAY)
     assert isinstance(refusal, Refusal)
     assert adopt(known, later(11, "third"), TODAY) == [later(11, "third")]
-
-
-def test_a_day_is_counted_by_the_last_version_that_has_begun() -> None:
-    versions = adopted(POLICY, later(10, "second")).versions
-    assert in_force(versions, date(2016, 12, 31)) is None
-    assert in_force(versions, TODAY + timedelta(days=9)) == POLICY
-    assert in_force(versions, TODAY + timedelta(days=10)) == later(10, "second")
