@@ -267,6 +267,7 @@ async def test_a_worker_goes_on_in_the_read_models_that_were_swapped_in_and_a_re
     assert await rebuild(rebuilt.work, asyncio.Event())
     assert await base.applied("views", "registration") == 3
     late = registered(rebuilt.log, base, "5")
+    await publish(rebuilt.setting.kafka.servers, rebuilt.topic, [late])
     assert await worker.take([messages[2], late]) is False
     assert worker.position == 4
     assert await numbers(rebuilt, "views_2.volunteer") == ["2", "3", "4", "5"]
