@@ -4,6 +4,7 @@ import ast
 import asyncio
 import inspect
 from collections.abc import Sequence
+from functools import cache
 from hashlib import sha256
 from logging import ERROR, INFO
 from pathlib import Path
@@ -103,6 +104,7 @@ def definition_hash(projections: Sequence[Projection]) -> str:
     return digest.hexdigest()
 
 
+@cache  # What runs does not change, and parsing takes the event loop for some ten milliseconds each time.
 def _code(fold: Fold) -> str:
     """The statements of the fold's module that it reaches by name, in their order, as Python would write them."""
     module = inspect.getmodule(fold)
