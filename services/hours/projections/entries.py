@@ -1,8 +1,9 @@
 """Entries: what was served when, in which state, how it came to that, and what still waits for approval."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import date, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -40,6 +41,10 @@ class Entry:
     proposed_at: datetime
 
 
+_COLUMNS: Final = [each.name for each in fields(Entry)]
+_row: Final = attrgetter(*_COLUMNS)  # dataclasses.astuple copies every value deeply: half the time of the whole batch.
+
+
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     """Rows of touched entries are read once, changed in memory in order, and written once. Raises InvariantError for an unknown entry."""
     said = [(fact, fact.event) for fact in facts if isinstance(fact.event, AccountEvent)]
@@ -54,7 +59,7 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
         changes.append(_change(fact, event, before, after))
     await connection.execute(_DELETE_INTERVALS, touched)
     await connection.execute(_DELETE_ENTRIES, touched)
-    await connection.copy_records_to_table("entries", records=map(astuple, rows.values()), columns=[each.name for each in fields(Entry)])
+    await connection.copy_records_to_table("entries", records=map(_row, rows.values()), columns=_COLUMNS)
     counted = [each for each in rows.values() if each.state == "counted"]
     await connection.execute(
         _INSERT_INTERVALS,
