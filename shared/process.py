@@ -5,7 +5,8 @@ Nothing here knows a word of the domain: a service hands over its tables (`Servi
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -57,6 +58,7 @@ BACKING_WITHIN_SECONDS: Final = 60.0
 """How long `migrate` waits for a database and a broker that are just starting."""
 GAUGES_SECONDS: Final = 2.0
 LEDGER_SECONDS: Final = 60.0
+CLOSE_SECONDS_MAX: Final = 5.0
 DRAIN_PAUSE_SECONDS: Final = 0.5
 """Between taking the process out of readiness and closing its door."""
 
@@ -175,8 +177,8 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
     if roles is None:
         return
     async with (
-        open_pool(dsn, f"{service.name} store", STORE_CONNECTIONS_MAX, role=roles.app) as pool,
-        open_pool(dsn, f"{service.name} reads", READ_CONNECTIONS_MAX, role=roles.app) as reads,
+        _pool(dsn, f"{service.name} store", STORE_CONNECTIONS_MAX, roles) as pool,
+        _pool(dsn, f"{service.name} reads", READ_CONNECTIONS_MAX, roles) as reads,
     ):
         engine = await _engine(service, pool, key, metrics)
         waits = Waits(engine.store, pool, service.reactions)
@@ -222,7 +224,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
     roles = await _wait_for_database(dsn, stop)
     if roles is None:
         return
-    async with open_pool(dsn, f"{service.name} worker", WORKER_CONNECTIONS_MAX, role=roles.app) as pool:
+    async with _pool(dsn, f"{service.name} worker", WORKER_CONNECTIONS_MAX, roles) as pool:
         engine = await _engine(service, pool, key, metrics)
         setting = _setting(service, engine, settings, pool, metrics)
         relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics)
@@ -329,6 +331,30 @@ async def _roles(dsn: str) -> Roles:
         return await roles_of(connection)
     finally:
         await connection.close(timeout=2)
+
+
+@asynccontextmanager
+async def _pool(dsn: str, name: str, size: int, roles: Roles) -> AsyncIterator[Pool]:
+    """A pool whose end is waited for only so long: a connection that a lost server never gave back would hold the process for ever."""
+    pool = open_pool(dsn, name, size, role=roles.app)
+    try:
+        async with pool:
+            try:
+                yield pool
+            except Exception as error:
+                _log.error("process_fails", exc_info=_first(error))  # Now: what ends the process may be long in ending.
+                raise
+            finally:
+                asyncio.get_running_loop().call_later(CLOSE_SECONDS_MAX, pool.terminate)
+    finally:
+        pool.terminate()
+
+
+def _first(error: Exception) -> Exception:
+    """What is inside of a group, however deep."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _answers(pool: Pool) -> bool:
