@@ -1,12 +1,14 @@
 """A load generator in a process of its own: `python -m tests.bench.caller PLAN RESULT`. HTTP/1.1 written by hand, so that it costs little.
 
 The plan is JSON: host, port, head (header lines), connections, seconds, rate (null: a closed loop), posts ([path, body] each, sent once).
-The result is JSON: seconds, and for each call what it was scheduled for, when it was answered, its status, and its header `Position`.
+The result is JSON: seconds, and for each call what it was scheduled for, when it was answered, its status, and its
+header `Position`, or the body when the status is not 200.
 """
 
 import asyncio
 import json
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -27,7 +29,7 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
     async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             now = monotonic()
-            if now >= end:
+            if rate is None and now >= end:  # An open loop sends all that was scheduled, however late.
                 return
             number, (path, body) = next(posts, (-1, ("", "")))
             if number < 0:
@@ -57,8 +59,9 @@ async def run(plan: dict[str, Any]) -> dict[str, Any]:
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, str]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
-    await reader.readexactly(int(headers.get("content-length", "0")))
-    return int(head[0].split(" ")[1]), headers.get("position", "")
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    status = int(head[0].split(" ")[1])
+    return status, headers.get("position", "") if status == HTTPStatus.OK else body.decode("utf-8", "replace")
 
 
 if __name__ == "__main__":

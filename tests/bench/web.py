@@ -59,8 +59,8 @@ async def http_command(place: Place, effort: Effort) -> Outcome:
         stored = await owner.fetchval("SELECT count(*) FROM event")
         await owner.close()
         assert stored == apps["guarded"].asked, (stored, apps["guarded"].asked)
-        kept = await made.log.owner.fetchval("SELECT count(*) FROM es.event WHERE type = 'hours.service_time_confirmed'")
-        assert kept == made.confirmed
+        assert not made.problems, made.problems[:3]
+        kept = await made.confirmed()
         head = await made.log.owner.fetchrow("SELECT count(*) AS events, max(position) AS head FROM es.event")
         assert head is not None
         assert head["events"] == head["head"]
@@ -91,6 +91,7 @@ async def _contest(place: Place, effort: Effort, made: rig.Rig, apps: Mapping[st
             posts = [(f"/api/v1/accounts/{uuid4()}/entries/{uuid4()}/confirm", body) for _ in range(round(rig.RATE_MAX * seconds) + 1)]
             before = cpu.start()
             took, calls = await rig.call(place.folder, app.port, made.head(), posts, connections=connections, seconds=seconds)
+            assert all(each.problem is None for each in calls), calls[:3]
             app.asked += len(calls)
             return _slice(took, calls, cpu.since(before))
 
