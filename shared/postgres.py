@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 else:  # At run time asyncpg's classes take no parameters.
     Connection, Pool = asyncpg.Connection, asyncpg.Pool
 
+ABSENT: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+"""What a connection raises when the server is away, ends it, or has ended it while this process slept (the driver is then in the middle of
+an answer, which it calls an internal error)."""
+
 CONNECT_SECONDS_MAX: Final = 3.0
 STATEMENT_SECONDS_MAX: Final = 4.0
 LOCK_SECONDS_MAX: Final = 3.0

@@ -16,7 +16,7 @@ import asyncpg
 from shared import logs
 from shared.lifecycle import pause
 from shared.metrics import Metrics
-from shared.postgres import connect
+from shared.postgres import ABSENT, connect
 
 ROLES: Final = ("relay", "views", "inbox", "withdrawals")
 """The roles of a worker; the place in this tuple is part of the lock's key."""
@@ -58,7 +58,7 @@ async def stand_for(role: WorkerRole, dsn: str, metrics: Metrics, stop: asyncio.
                     cause = await _work(role, connection, stop)
                     metrics.role_changes_total.labels(role.name, cause).inc()
                     _log.info("role_given_up", role=role.name, cause=cause)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except ABSENT as error:
             _log.warning("role_not_reached", role=role.name, error=type(error).__qualname__)
         finally:
             held.set(0)
@@ -94,7 +94,7 @@ async def _ping(connection: "asyncpg.Connection[asyncpg.Record]", role: str) -> 
             await asyncio.sleep(PING_SECONDS)
             if await connection.fetchval(_IS_PAUSED, role, timeout=PING_SECONDS):
                 return "paused"
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except ABSENT:
         return "lost"
 
 

@@ -30,7 +30,7 @@ from shared.eventstore.values import (
     refusal_text,
 )
 from shared.metrics import Metrics
-from shared.postgres import Connection, Pool
+from shared.postgres import ABSENT, Connection, Pool
 
 CALL_SECONDS_MAX: Final = 3.0
 """One call of the database."""
@@ -58,7 +58,7 @@ _NOTIFY: Final = f"NOTIFY {NOTIFY_CHANNEL}"
 
 _log = logs.logger()
 
-Unavailable: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+Unavailable: Final = ABSENT
 """What a connection raises when the database does not serve; a refused statement is judged before."""
 
 _REFUSED_CLASSES: Final = frozenset({"22", "23", "LF"})

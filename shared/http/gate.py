@@ -139,7 +139,9 @@ def problem_of(error: Exception, route: str) -> ProblemError:
             return ProblemError("not_caught_up", waited_for=error.waited_for)
         case ClientDisconnect():
             return ProblemError("body_too_slow")  # Nobody reads this.
-        case StoreUnavailableError() | OSError() | asyncpg.InterfaceError() | asyncpg.PostgresError() if is_absence(error):
+        case StoreUnavailableError() | OSError() | asyncpg.InterfaceError() | asyncpg.InternalClientError() | asyncpg.PostgresError() if (
+            is_absence(error)
+        ):
             _log.warning("store_unavailable", route=route, exc_info=error)
             return ProblemError("store_unavailable")
         case LogClosedError():

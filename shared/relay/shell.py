@@ -45,7 +45,7 @@ class ForeignTopicError(LeifengError):
 
 
 TRANSIENT: Final = (
-    *kafka.LOST_ERRORS, kafka.TopicsError, ForeignTopicError, StoreUnavailableError, asyncpg.InterfaceError,
+    *kafka.LOST_ERRORS, kafka.TopicsError, ForeignTopicError, StoreUnavailableError, asyncpg.InterfaceError, asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError, asyncpg.LockNotAvailableError,
 )  # fmt: skip
 """After these the relay looks again, from the beginning, until it works or is told to stop."""
