@@ -125,22 +125,3 @@ async def test_work_that_fails_gives_the_role_up_and_it_is_taken_again(database:
     stop.set()
     await asyncio.wait_for(task, 10)
     assert tries == 2
-
-
-async def test_an_owner_that_slept_past_its_lock_gives_the_role_up_and_goes_on(database: Databases) -> None:
-    dsn = database()
-    owner = await asyncio.to_thread(owner_process, dsn)
-    standby = Standby(dsn)
-    try:
-        os.kill(owner.pid, signal.SIGSTOP)
-        await asyncio.wait_for(standby.held.wait(), IDLE_SECONDS + 6)
-        os.kill(owner.pid, signal.SIGCONT)
-        await standby.end()
-        assert owner.stdout is not None
-        said = await asyncio.wait_for(asyncio.to_thread(lambda: next(line for line in owner.stdout or () if line.strip() == "held")), 15)
-        assert said, "the owner takes the role again"
-        assert owner.poll() is None
-    finally:
-        owner.send_signal(signal.SIGCONT)
-        owner.kill()
-        owner.wait(10)
