@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from shared.http.serve import serve
+from shared.http.serve import listen, serve
 
 
 def free_port() -> int:
@@ -51,3 +51,10 @@ async def test_a_taken_port_is_said_at_once() -> None:
         taken.listen()
         with pytest.raises(OSError, match="in use"):
             await serve(lambda *_: asyncio.sleep(0), "127.0.0.1", taken.getsockname()[1], asyncio.Event())
+
+
+def test_the_second_part_of_an_answer_does_not_wait_for_the_first_to_be_acknowledged() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
