@@ -1,0 +1,5 @@
+"""What goes wrong with Kafka."""
+
+from tests.faults.nemesis.fault import Fault
+
+FAULTS: tuple[Fault, ...] = ()
