@@ -16,11 +16,12 @@ from pydantic_core import from_json
 
 from shared import ids, logs
 from shared.clock import Clock
-from shared.consumer.shell import FINAL, StoppedError, insist, wait
+from shared.consumer.shell import FINAL, StoppedError, insist
 from shared.consumer.values import Consumers, system_actor
 from shared.errors import CallerError, DeterministicError, StreamConflictError
 from shared.eventstore.clock import ClockError
 from shared.http.api import Submit
+from shared.lifecycle import pause
 from shared.metrics import Metrics
 from shared.postgres import Pool
 
@@ -43,7 +44,7 @@ async def run(pool: Pool, consumers: Consumers[Any], submit: Submit, clock: Cloc
         except StoppedError:
             return
         if fired < DUE_AT_ONCE_MAX:
-            await wait(stop, POLL_SECONDS)
+            await pause(stop, POLL_SECONDS)
 
 
 async def count_due(pool: Pool, clock: Clock) -> int:

@@ -6,15 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-import asyncpg
-
 from shared import kafka
 from shared.consumer.schema import definition_hash
 from shared.consumer.values import Projection
 from shared.contracts.topics import TOPICS
 from shared.errors import LeifengError
 from shared.migrate import MigrationSet, Roles, pending
-from shared.postgres import Connection, Pool
+from shared.postgres import ABSENT, Connection, Pool
 from shared.privacy import KeyEncryptionError, PersonalKeys
 from shared.relay.readback import read, reading
 from shared.relay.steps import said_by
@@ -75,7 +73,7 @@ async def examine(patient: Patient) -> AsyncIterator[Line]:
     for what, look in examinations:
         try:
             yield await look(patient)
-        except (*kafka.LOST_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError, LeifengError) as error:
+        except (*kafka.LOST_ERRORS, *ABSENT, LeifengError) as error:
             yield Line("bad", what, f"could not be looked at ({type(error).__name__}): {_first_line(error)}")
 
 

@@ -24,11 +24,12 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Waits `seconds`, or less when `stop` is set meanwhile."""
+async def pause(stop: asyncio.Event, seconds: float) -> bool:
+    """Waits `seconds`, or less when `stop` is set meanwhile; whether it is set."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
+    return stop.is_set()
 
 
 async def eventually(what: str, make: Callable[[], Awaitable[T]], errors: tuple[type[Exception], ...], within_seconds: float) -> T:

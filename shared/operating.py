@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-import asyncpg
 import typer
 
 from shared import states
@@ -16,7 +15,7 @@ from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.doctor import Line, Patient, examine
 from shared.kafka import LOST_ERRORS
 from shared.migrate import MigrationSet, roles_of
-from shared.postgres import Connection, connect, open_pool
+from shared.postgres import ABSENT, Connection, connect, open_pool
 from shared.privacy import PersonalKeys
 from shared.recover import RecoverError, Recovery, recover
 from shared.settings import Settings, read_key
@@ -102,7 +101,7 @@ async def _doctor(operated: Operated, settings: Settings) -> None:
     bad = False
     try:
         connection = await connect(dsn, f"{operated.name} doctor", default_transaction_read_only="on")
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except ABSENT as error:
         typer.echo(Line("bad", "database", f"could not be reached ({type(error).__name__}): is it running, and is the address right?"))
         raise typer.Exit(1) from None
     try:
@@ -133,7 +132,7 @@ async def _verify(service: str, settings: Settings) -> None:
     connection = await connect(dsn, f"{service} verify", statement_seconds=STATEMENT_SECONDS_MAX, default_transaction_read_only="on")
     try:
         found = await verify(connection, service, settings.kafka_servers, settings.topic_prefix, lambda line: typer.echo(line, err=True))
-    except (*LOST_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (*LOST_ERRORS, *ABSENT) as error:
         typer.echo(f"not verified: Kafka or the database did not answer ({type(error).__name__}); run again", err=True)
         raise typer.Exit(2) from None
     finally:

@@ -6,11 +6,11 @@ Nothing here knows a word of the domain: a service hands over its tables (`Servi
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import asyncpg
 import typer
@@ -179,8 +179,8 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
     async with (
         _pool(dsn, f"{service.name} store", STORE_CONNECTIONS_MAX, roles) as pool,
         _pool(dsn, f"{service.name} reads", READ_CONNECTIONS_MAX, roles) as reads,
+        _engine(service, pool, key, metrics) as engine,
     ):
-        engine = await _engine(service, pool, key, metrics)
         waits = Waits(engine.store, pool, service.reactions)
         await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
         api = Api(
@@ -213,7 +213,6 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             tasks.create_task(serve(app, settings.http_host, settings.http_port, stop, pause_seconds=DRAIN_PAUSE_SECONDS))
             await stop.wait()
             app.state.draining = True
-        await engine.store.close()
 
 
 async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
@@ -224,8 +223,10 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
     roles = await _wait_for_database(dsn, stop)
     if roles is None:
         return
-    async with _pool(dsn, f"{service.name} worker", WORKER_CONNECTIONS_MAX, roles) as pool:
-        engine = await _engine(service, pool, key, metrics)
+    async with (
+        _pool(dsn, f"{service.name} worker", WORKER_CONNECTIONS_MAX, roles) as pool,
+        _engine(service, pool, key, metrics) as engine,
+    ):
         setting = _setting(service, engine, settings, pool, metrics)
         relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics)
         await _compare_with_kafka(relay)
@@ -247,7 +248,6 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
                 tasks.create_task(every(stop, LEDGER_SECONDS, "ledger", lambda: _check_ledger(service, pool, metrics)))
             for role in work:
                 tasks.create_task(stand_for(role, dsn, metrics, stop))
-        await engine.store.close()
 
 
 async def run_migrations(service: Service[L], settings: Settings) -> None:
@@ -255,9 +255,7 @@ async def run_migrations(service: Service[L], settings: Settings) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
     connection = await eventually("database", lambda: connect(dsn, f"{service.name} migrate"), _ABSENT, BACKING_WITHIN_SECONDS)
     try:
-        await migrate(connection, _migration_sets(service))
-        await ensure_log(connection, service.name, settings.clock)
-        await ensure_views(connection, await roles_of(connection), service.projections, service.api_sql)
+        await migrate_database(connection, service, settings.clock)
     finally:
         await connection.close(timeout=5)
     await eventually(
@@ -268,6 +266,13 @@ async def run_migrations(service: Service[L], settings: Settings) -> None:
         _ABSENT,
         BACKING_WITHIN_SECONDS,
     )
+
+
+async def migrate_database(connection: Connection, service: Service[Any], clock: Literal["system", "travel"]) -> None:
+    """Schemas, roles, log and views of one service in one database; `connection` is the owner's. May be run again."""
+    await migrate(connection, _migration_sets(service))
+    await ensure_log(connection, service.name, clock)
+    await ensure_views(connection, await roles_of(connection), service.projections, service.api_sql)
 
 
 def _migration_sets(service: Service[Any]) -> Sequence[MigrationSet]:
@@ -284,15 +289,19 @@ class _Engine(Generic[L]):
     commands: Commands[L]
 
 
-async def _engine(service: Service[L], pool: Pool, key: bytes, metrics: Metrics) -> _Engine[L]:
-    """What decides and appends: the same in both processes."""
+@asynccontextmanager
+async def _engine(service: Service[L], pool: Pool, key: bytes, metrics: Metrics) -> AsyncIterator[_Engine[L]]:
+    """What decides and appends: the same in both processes. It gives the pool back what the store's lane holds, however it ends."""
     store = await open_store(pool, service.name, metrics)
     codec = Codec(EVENTS, UPCASTERS)
     keys = PersonalKeys(pool, key, metrics)
     look_ups = service.look_up_reader(pool)
     clock = log_clock(pool)
     commands = Commands(store, codec, keys, look_ups, service.claims, clock, metrics)
-    return _Engine(store, codec, keys, look_ups, clock, commands)
+    try:
+        yield _Engine(store, codec, keys, look_ups, clock, commands)
+    finally:
+        await store.close()
 
 
 async def _compare_with_kafka(relay: Relay) -> None:
@@ -335,19 +344,17 @@ async def _roles(dsn: str) -> Roles:
 
 @asynccontextmanager
 async def _pool(dsn: str, name: str, size: int, roles: Roles) -> AsyncIterator[Pool]:
-    """A pool whose end is waited for only so long: a connection that a lost server never gave back would hold the process for ever."""
-    pool = open_pool(dsn, name, size, role=roles.app)
+    """A pool whose end is waited for only so long, whatever became of its connections."""
+    pool = await open_pool(dsn, name, size, role=roles.app)
     try:
-        async with pool:
-            try:
-                yield pool
-            except Exception as error:
-                _log.error("process_fails", exc_info=_first(error))  # Now: what ends the process may be long in ending.
-                raise
-            finally:
-                asyncio.get_running_loop().call_later(CLOSE_SECONDS_MAX, pool.terminate)
+        yield pool
+    except Exception as error:
+        _log.error("process_fails", exc_info=_first(error))  # Now: what ends the process may be long in ending.
+        raise
     finally:
-        pool.terminate()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS_MAX):
+                await pool.close()  # Terminates what is left when time is up.
 
 
 def _first(error: Exception) -> Exception:
@@ -395,8 +402,10 @@ async def _parked(settings: Settings, look: Callable[[Pool], Awaitable[Sequence[
 async def _retry(service: Service[L], settings: Settings, key: str) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
     metrics = Metrics(service.name, VERSION)
-    async with open_pool(dsn, "parked", READ_CONNECTIONS_MAX, role=(await _roles(dsn)).app) as pool:
-        engine = await _engine(service, pool, read_key(settings.key_file), metrics)
+    async with (
+        open_pool(dsn, "parked", READ_CONNECTIONS_MAX, role=(await _roles(dsn)).app) as pool,
+        _engine(service, pool, read_key(settings.key_file), metrics) as engine,
+    ):
         setting = _setting(service, engine, settings, pool, metrics)
 
         async def caught_up(_source: str) -> None:
@@ -405,4 +414,3 @@ async def _retry(service: Service[L], settings: Settings, key: str) -> None:
         reacting = reactors(setting, engine.commands.submit, engine.look_ups, caught_up, asyncio.Event())
         for each in await parked.retry(setting, reacting, key):
             typer.echo(f"{each.consumer} {each.log}: {each.released} released" + (f", then {each.failed}" if each.failed else ""))
-        await engine.store.close()

@@ -22,7 +22,7 @@ from shared.codec import Codec
 from shared.consumer import Kafka, Setting, views
 from shared.consumer.apply import LIVE, Consumer, Part
 from shared.consumer.schema import FIRST_SCHEMA, consumer_of, definition_hash, make_api, make_schema
-from shared.consumer.shell import FINAL, StoppedError, insist, together, wait
+from shared.consumer.shell import FINAL, StoppedError, insist, together
 from shared.consumer.values import Consumers
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.digest import digest_of
@@ -30,7 +30,7 @@ from shared.envelope import CHAIN_START, Record, chain_hash, headers_of
 from shared.errors import LeifengError
 from shared.eventstore.store import open_store
 from shared.eventstore.values import EventStore
-from shared.lifecycle import stop_on_signals
+from shared.lifecycle import pause, stop_on_signals
 from shared.metrics import Metrics
 from shared.migrate import Roles, roles_of
 from shared.postgres import Connection, connect, open_pool, quote
@@ -281,7 +281,7 @@ async def _lead(
     """Says how far the shadows are; once they stand where the live read models do, swaps. False when told to stop."""
     goals: Mapping[str, int] | None = None
     told_at, told, gave_way_since = monotonic(), -1, None
-    while not await wait(stop, LOOK_SECONDS):
+    while not await pause(stop, LOOK_SECONDS):
         before, goals = goals, await _goals(work, shadows)
         done = sum(each.position for each in shadows)
         if monotonic() - told_at >= SAY_SECONDS:
@@ -334,7 +334,7 @@ async def _follow_store(work: Rebuilding, shadow: Shadow, over: asyncio.Event) -
         await insist(shadow.begin, over, work.setting.metrics, "rebuild")
         while not over.is_set():
             if await insist(page, over, work.setting.metrics, "rebuild", final) < PAGE_EVENTS:
-                await wait(over, LOOK_SECONDS)
+                await pause(over, LOOK_SECONDS)
     except StoppedError:
         return
 

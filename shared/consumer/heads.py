@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared import logs
 from shared.consumer.setting import Setting
-from shared.consumer.shell import RETRY_SECONDS_MAX, StoppedError, insist, wait
+from shared.consumer.shell import RETRY_SECONDS_MAX, StoppedError, insist
 from shared.contracts.topics import subscribed
+from shared.lifecycle import pause
 from shared.postgres import Pool
 
 START_SECONDS_MAX: Final = 20.0
@@ -41,17 +42,17 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
     """Follows the heads of every log that the service reads until `stop`. Kafka and the database may be away."""
     sources = {source for consumer in ("views", "inbox", "withdrawals") for source in subscribed(f"{setting.service}.{consumer}")}
     places = {TopicPartition(f"{setting.kafka.prefix}{source}.heads", 0): source for source in sources}
-    pause = 0.2
+    seconds = 0.2
     while not stop.is_set():
         consumer = AIOKafkaConsumer(bootstrap_servers=setting.kafka.servers, enable_auto_commit=False, auto_offset_reset="earliest")
         consumer.assign(list(places))
         try:
             await asyncio.wait_for(consumer.start(), START_SECONDS_MAX)
-            pause = 0.2
+            seconds = 0.2
             while not stop.is_set():
                 try:
                     found = await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)
-                except UnicodeDecodeError as error:  # As in shell.passing_over; here the next word is seconds away.
+                except UnicodeDecodeError as error:  # As in kafka.passing_over; here the next word is seconds away.
                     _log.warning("head_not_readable", exc_info=error)
                     await consumer.seek_to_end()
                     continue
@@ -64,8 +65,8 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
         finally:
             with suppress(KafkaError, OSError, TimeoutError):
                 await asyncio.wait_for(consumer.stop(), CLOSE_SECONDS_MAX)
-        await wait(stop, pause)
-        pause = min(2 * pause, RETRY_SECONDS_MAX)
+        await pause(stop, seconds)
+        seconds = min(2 * seconds, RETRY_SECONDS_MAX)
 
 
 async def keep(pool: Pool, source: str, records: Sequence[Any]) -> None:

@@ -31,11 +31,12 @@ from shared.consumer.apply import (
     park,
 )
 from shared.consumer.setting import Setting
-from shared.consumer.shell import FINAL, StoppedError, insist, together, wait
+from shared.consumer.shell import FINAL, StoppedError, insist, together
 from shared.consumer.values import DeadlineCleared, Deadlines, DeadlineSet, Fact, Fold, NotYetError, Reaction, system_actor
 from shared.contracts.topics import subscribed
 from shared.errors import BehindParkedError, CallerError, StreamConflictError, TransientError
 from shared.http.api import Submit
+from shared.lifecycle import pause
 from shared.postgres import Connection
 
 L = TypeVar("L")
@@ -169,7 +170,7 @@ class Reactor(Generic[L]):
             if ready:
                 await self._answer(ready)
                 del run.entries[: len(ready)]
-            elif await wait(self._stop, _AGAIN_SECONDS):
+            elif await pause(self._stop, _AGAIN_SECONDS):
                 raise StoppedError
         return run.gap
 

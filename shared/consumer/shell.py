@@ -6,9 +6,9 @@ Positions in Postgres are what counts; Kafka's offsets only say where to begin l
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import ConsumerRecord
 from aiokafka import TopicPartition as Place
@@ -17,9 +17,10 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, TopicPartition
 from faststream.kafka.message import KafkaMessage
 
-from shared import logs
+from shared import kafka, logs
 from shared.consumer.apply import BreakerError, DefinitionError, FencedError
 from shared.errors import LeifengError, NewerVersionError
+from shared.lifecycle import pause
 from shared.metrics import Metrics
 
 RECORDS_MAX: Final = 500
@@ -70,7 +71,7 @@ async def insist(
     step: Callable[[], Awaitable[T]], stop: asyncio.Event, metrics: Metrics, cause: str, final: tuple[type[Exception], ...] = FINAL
 ) -> T:
     """Does `step`, again and again with growing pauses until it succeeds. Raises what is `final`, and StoppedError once `stop` is set."""
-    pause = 0.02
+    seconds = 0.02
     while True:
         try:
             return await step()
@@ -81,15 +82,8 @@ async def insist(
                 raise StoppedError from error
             metrics.retries_total.labels(cause).inc()
             _log.warning("trying_again", cause=cause, exc_info=error)
-        await wait(stop, pause * random.uniform(0.5, 1.0))  # noqa: S311
-        pause = min(2 * pause, RETRY_SECONDS_MAX)
-
-
-async def wait(stop: asyncio.Event, seconds: float) -> bool:
-    """Waits for `stop`, at most `seconds`; whether it is set."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
-    return stop.is_set()
+        await pause(stop, seconds * random.uniform(0.5, 1.0))  # noqa: S311
+        seconds = min(2 * seconds, RETRY_SECONDS_MAX)
 
 
 async def together(*work: Coroutine[Any, Any, None]) -> None:
@@ -110,30 +104,6 @@ async def as_they_came(messages: tuple[ConsumerRecord, ...]) -> KafkaMessage:
 async def undecoded(message: KafkaMessage) -> Any:
     """The decoder: the records themselves."""
     return message.raw_message
-
-
-def passing_over(consumer: Any, place: Place) -> Callable[..., Awaitable[Mapping[Place, Sequence[ConsumerRecord]]]]:
-    """The consumer's `getmany`, past records that it cannot read.
-
-    A header name that is not UTF-8 makes aiokafka (0.14) fail for ever on the whole fetch. What it fails on is found by halving and comes
-    as an empty record, which counts as missing. Others of the same batch of its producer go the same way; the relay publishes ours again.
-    """
-    getmany = consumer.getmany
-
-    async def readable(*places: Place, timeout_ms: int = 0, max_records: int = RECORDS_MAX) -> Mapping[Place, Sequence[ConsumerRecord]]:
-        count = max_records
-        while True:
-            offset = await consumer.position(place)
-            try:
-                return cast("Mapping[Place, Sequence[ConsumerRecord]]", await getmany(*places, timeout_ms=timeout_ms, max_records=count))
-            except UnicodeDecodeError:
-                if count == 1:
-                    consumer.seek(place, offset + 1)
-                    return {place: [ConsumerRecord(place.topic, place.partition, offset, 0, 0, None, None, None, 0, 0, ())]}
-                consumer.seek(place, offset)
-                count //= 2
-
-    return readable
 
 
 class _Nobody:
@@ -167,7 +137,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Returns on stop. Raises FencedError, BreakerError, NewerVersionError."""
-        pause = 0.2
+        seconds = 0.2
         while not self._stop.is_set():
             try:
                 await self._connected()
@@ -175,8 +145,8 @@ class Subscription:
                 return
             except (KafkaError, OSError, TimeoutError) as error:
                 _log.warning("kafka_is_away", consumer=self._reader.name, topic=self._place.topic, exc_info=error)
-            await wait(self._stop, pause)
-            pause = min(2 * pause, RETRY_SECONDS_MAX)
+            await pause(self._stop, seconds)
+            seconds = min(2 * seconds, RETRY_SECONDS_MAX)
 
     async def _connected(self) -> None:
         offset = await insist(self._reader.begin, self._stop, self._metrics, "begin")
@@ -217,7 +187,7 @@ class Subscription:
                 raise TimeoutError("Kafka did not answer")
             starting.result()
             self._consumer = subscriber.consumer
-            self._consumer.getmany = passing_over(self._consumer, self._place)
+            self._consumer.getmany = kafka.passing_over(self._consumer, self._place)
             # No await since start(): the loop that reads has not turned yet. Were it otherwise, positions would still fence.
             self._consumer.seek(self._place, offset)
             self._read_to, self._gap = offset, False
@@ -263,7 +233,7 @@ class Subscription:
         """Until this reader has read to the end offset that the broker gives now. Raises StoppedError."""
         end = await insist(self._end_offset, self._stop, self._metrics, "end_offset")
         while self._read_to < end or self._gap:
-            if await wait(self._stop, 0.02):
+            if await pause(self._stop, 0.02):
                 raise StoppedError
 
     async def _end_offset(self) -> int:

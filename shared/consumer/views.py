@@ -8,8 +8,8 @@ from shared import logs
 from shared.consumer.apply import LIVE, Part
 from shared.consumer.schema import consumer_of, definition_hash, is_current
 from shared.consumer.setting import Setting
-from shared.consumer.shell import wait
 from shared.contracts.topics import subscribed
+from shared.lifecycle import pause
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks whether read models that this code may not write were rebuilt."""
@@ -45,6 +45,6 @@ async def run_views(setting: Setting, stop: asyncio.Event) -> None:
         if not told:
             _log.error("views_stand_still", reason="other definitions built them: rebuild them, or run the release that did")
         told = True
-        if await wait(stop, LOOK_SECONDS):
+        if await pause(stop, LOOK_SECONDS):
             return
     await setting.run(parts(setting), stop)

@@ -58,9 +58,6 @@ _NOTIFY: Final = f"NOTIFY {NOTIFY_CHANNEL}"
 
 _log = logs.logger()
 
-Unavailable: Final = ABSENT
-"""What a connection raises when the database does not serve; a refused statement is judged before."""
-
 _REFUSED_CLASSES: Final = frozenset({"22", "23", "LF"})
 """SQLSTATE classes (data, integrity, our own) that will be the same however often they are tried."""
 
@@ -195,7 +192,7 @@ class Lane:
             if state[:2] in _REFUSED_CLASSES:
                 raise InvariantError(f"the database refuses an append: {state} {getattr(error, 'constraint_name', None) or ''}") from None
             raise await self._unavailable(error) from error
-        except Unavailable as error:
+        except ABSENT as error:
             if isinstance(error, ValueError):  # The driver's word for an argument that does not fit its type.
                 raise InvariantError("an append does not fit its types") from None
             raise await self._unavailable(error) from error
@@ -227,7 +224,7 @@ class Lane:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(*Unavailable):  # A pool takes a connection back by itself when it finds it broken.
+            with contextlib.suppress(*ABSENT):  # A pool takes a connection back by itself when it finds it broken.
                 connection.terminate()
                 await self._pool.release(connection)
 
@@ -238,7 +235,7 @@ class Lane:
             self._appended.clear()
             try:
                 await self._pool.execute(_NOTIFY, timeout=CALL_SECONDS_MAX)
-            except Unavailable as error:  # The worker also polls.
+            except ABSENT as error:  # The worker also polls.
                 self._metrics.db_errors_total.labels("lane", type(error).__name__).inc()
             await asyncio.sleep(NOTIFY_SPACING_SECONDS)
 

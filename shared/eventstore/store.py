@@ -9,11 +9,11 @@ import asyncpg
 
 from shared.envelope import Record, Stream
 from shared.errors import LogClosedError, StoreUnavailableError
-from shared.eventstore.lane import Lane, Unavailable, answer
+from shared.eventstore.lane import Lane, answer
 from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head
 from shared.ids import new_id
 from shared.metrics import Metrics
-from shared.postgres import Connection, Pool
+from shared.postgres import ABSENT, Connection, Pool
 
 _SELECT_LOG: Final = "SELECT log_id, service FROM es.log"
 _INSERT_LOG: Final = """
@@ -158,7 +158,7 @@ async def _log_id(connection: Connection | Pool, service: str) -> UUID:
 async def _reading() -> AsyncIterator[None]:
     try:
         yield
-    except Unavailable as error:
+    except ABSENT as error:
         if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] == "42":
             raise  # A statement or a grant of ours is wrong: no retry mends it.
         raise StoreUnavailableError("the store did not answer") from error

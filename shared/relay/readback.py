@@ -15,6 +15,7 @@ from uuid import UUID
 from aiokafka import AIOKafkaConsumer
 
 from shared import kafka, logs
+from shared.lifecycle import pause
 from shared.metrics import Metrics
 from shared.postgres import Pool
 from shared.relay.steps import START, Found, Link, Verdict, judge, said_by
@@ -74,24 +75,12 @@ async def reading(servers: str, topic: str, client_id: str) -> AsyncIterator[AIO
 
 
 async def read(consumer: AIOKafkaConsumer, topic: str, end: int) -> list[Found]:
-    """The next records, none when the consumer stands at `end`. Raises kafka.LOST_ERRORS.
-
-    A header name that is not UTF-8 makes aiokafka (0.14) fail for ever on the whole fetch: such a record is found one by one, comes back
-    empty, and is passed over.
-    """
+    """The next records, none when the consumer stands at `end`; what cannot be read comes empty. Raises kafka.LOST_ERRORS."""
     partition = kafka.only_partition(topic)
     give_up_at = monotonic() + kafka.REQUEST_SECONDS_MAX
-    count = READ_RECORDS_MAX
-    while (place := await consumer.position(partition)) < end:
-        try:
-            fetched = await consumer.getmany(partition, timeout_ms=500, max_records=count)  # Never cancelled by a deadline.
-        except UnicodeDecodeError:
-            if count == 1:
-                consumer.seek(partition, place + 1)
-                return [Found(place, (), None)]
-            consumer.seek(partition, place)
-            count = 1
-            continue
+    getmany = kafka.passing_over(consumer, partition)
+    while await consumer.position(partition) < end:
+        fetched = await getmany(partition, timeout_ms=500, max_records=READ_RECORDS_MAX)  # Never cancelled by a deadline.
         if partition in fetched:
             return [Found(each.offset, each.headers, each.value, each.key, each.timestamp) for each in fetched[partition]]
         if monotonic() > give_up_at:
@@ -101,9 +90,7 @@ async def read(consumer: AIOKafkaConsumer, topic: str, end: int) -> list[Found]:
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
     """Waits for `event`, `seconds` at most, and clears it."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(max(seconds, 0.0)):
-            await event.wait()
+    await pause(event, seconds)
     event.clear()
 
 

@@ -20,18 +20,17 @@ from deploy.local.progress import Console
 from services.hours import inbox
 from services.hours.application import LookUps
 from services.hours.main import SERVICE
-from shared import VERSION, consumer, eventstore, privacy
+from shared import VERSION
 from shared.codec import Codec
-from shared.consumer.schema import ensure_views
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.eventstore.clock import log_clock
-from shared.eventstore.store import PostgresStore, ensure_log, open_store
+from shared.eventstore.store import PostgresStore, open_store
 from shared.eventstore.submit import Commands
 from shared.metrics import Metrics
-from shared.migrate import Roles, migrate, roles_of
+from shared.migrate import Roles, roles_of
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
-from shared.process import STORE_CONNECTIONS_MAX
+from shared.process import STORE_CONNECTIONS_MAX, migrate_database
 from tests.bench.measure import Cpu
 from tests.conftest import OWNER, Databases
 
@@ -110,9 +109,7 @@ class Place:
         if self._migrated is None:
             dsn = self.databases()
             connection = await connect(dsn, "migrate")
-            await migrate(connection, (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, SERVICE.migrations))
-            await ensure_log(connection, SERVICE.name, "system")
-            await ensure_views(connection, await roles_of(connection), SERVICE.projections, SERVICE.api_sql)
+            await migrate_database(connection, SERVICE, "system")
             await connection.close()
             self._migrated = dsn
         return self._migrated

@@ -165,6 +165,7 @@ async def test_what_the_run_is_for_has_happened(played: Played) -> None:
     assert any(each.unknown for each in history), "no command was ever in doubt"
     assert any(each.unknown and each.was_replayed for each in history), "no retry ever found its command done"
     assert any(not each.accepted for each in history)
+    assert sum(each.over_cap for each in played.season.people.values()) > 0
     assert any(each.stars for each in played.season.people.values())
     assert played.season.stars_lost > 0
     assert played.season.lapsed > 0

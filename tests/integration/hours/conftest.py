@@ -15,12 +15,11 @@ from services.hours import application, inbox
 from services.hours.domain.attendance import Activity
 from services.hours.inbox import LookUps
 from services.hours.main import SERVICE
-from services.hours.projections import API_SQL, PROJECTIONS
-from shared import consumer, eventstore, ids, privacy
+from services.hours.projections import PROJECTIONS
+from shared import ids
 from shared.application import Actor, Role
 from shared.codec import Codec
 from shared.consumer.inbox import deadline_fold
-from shared.consumer.schema import ensure_views
 from shared.consumer.values import Fact, system_actor
 from shared.contracts.event import Event
 from shared.contracts.registration import ActivityPublished, EnrollmentAccepted, VolunteerRegistered
@@ -28,15 +27,16 @@ from shared.contracts.registration import Position as Seats
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.deadlines import fire_due
 from shared.envelope import Record, Stream
-from shared.eventstore.store import PostgresStore, ensure_log, open_store
+from shared.eventstore.store import PostgresStore, open_store
 from shared.eventstore.submit import Commands
 from shared.eventstore.values import Answer
 from shared.http.body import parse_model
 from shared.http.query import Freshness, Query, Views, read, read_cursor
 from shared.metrics import Metrics
-from shared.migrate import Roles, migrate, roles_of
+from shared.migrate import Roles
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
+from shared.process import migrate_database
 from tests.conftest import Databases
 from tests.unit.hours.scenes import ADMIN, CHIEF, KIOSK, LEADER, UNIT
 
@@ -206,9 +206,7 @@ async def template(database: Databases) -> str:
     """Migrated once, then copied for each test."""
     dsn = database()
     connection = await connect(dsn, "tests")
-    await migrate(connection, (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, inbox.MIGRATIONS))
-    await ensure_log(connection, "hours", "system")
-    await ensure_views(connection, await roles_of(connection), PROJECTIONS, API_SQL)
+    await migrate_database(connection, SERVICE, "system")
     await connection.close()
     return dsn
 

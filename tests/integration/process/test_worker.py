@@ -9,8 +9,10 @@ import textwrap
 from collections.abc import Callable
 from time import monotonic
 
+import asyncpg
+
 from shared.metrics import Metrics
-from shared.worker import IDLE_SECONDS, WorkerRole, stand_for
+from shared.worker import IDLE_SECONDS, LOCK_SPACE, WorkerRole, stand_for
 from tests.conftest import Databases
 from tests.integration.eventstore.conftest import migrated
 
@@ -24,6 +26,12 @@ OWNER = """
         await enough.wait()
 
     asyncio.run(stand_for(WorkerRole("views", work), sys.argv[1], Metrics("hours", "0"), asyncio.Event()))
+"""
+
+
+HELD = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE locktype = 'advisory' AND classid = $1 AND granted AND datname = current_database()
 """
 
 
@@ -88,6 +96,27 @@ async def test_a_standby_takes_over_at_once_when_the_owner_is_killed(database: D
 async def test_a_standby_takes_over_from_an_owner_that_sleeps(database: Databases) -> None:
     waited = await taken_over_after(database, lambda owner: os.kill(owner.pid, signal.SIGSTOP), within=IDLE_SECONDS + 6)
     assert waited > 1
+
+
+async def test_an_owner_that_slept_past_its_lock_stands_for_the_role_again(database: Databases) -> None:
+    dsn = await migrated(database())
+    owner = await asyncio.to_thread(owner_process, dsn)
+    standby = Standby(dsn)
+    try:
+        os.kill(owner.pid, signal.SIGSTOP)
+        await asyncio.wait_for(standby.held.wait(), IDLE_SECONDS + 6)
+        os.kill(owner.pid, signal.SIGCONT)
+        await standby.end()
+        looker = await asyncpg.connect(dsn)
+        async with asyncio.timeout(20):
+            while not await looker.fetchval(HELD, LOCK_SPACE):  # noqa: ASYNC110  # Another process takes it; no event tells.
+                await asyncio.sleep(0.1)
+        await looker.close()
+        assert owner.poll() is None
+    finally:
+        owner.send_signal(signal.SIGCONT)
+        owner.kill()
+        owner.wait(10)
 
 
 async def test_only_one_of_two_does_the_work(database: Databases) -> None:

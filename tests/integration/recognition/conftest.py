@@ -6,16 +6,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.recognition.inbox import MIGRATIONS
-from services.recognition.projections import API_SQL, PROJECTIONS
-from shared import consumer, eventstore, privacy
-from shared.consumer.schema import ensure_views
+from services.recognition.main import SERVICE
 from shared.consumer.values import Fact
 from shared.contracts.event import Event
 from shared.envelope import Record, Stream
 from shared.http.query import Freshness, Views
-from shared.migrate import Roles, migrate, roles_of
+from shared.migrate import Roles
 from shared.postgres import Connection, Pool, connect, open_pool
+from shared.process import migrate_database
 from tests.conftest import Databases
 
 BEGIN = datetime(2017, 3, 5, 0, 30, tzinfo=UTC)
@@ -26,8 +24,7 @@ async def template(database: Databases) -> str:
     """Migrated once, then copied for each test."""
     dsn = database()
     connection = await connect(dsn, "tests")
-    await migrate(connection, (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, MIGRATIONS))
-    await ensure_views(connection, await roles_of(connection), PROJECTIONS, API_SQL)
+    await migrate_database(connection, SERVICE, "system")
     await connection.close()
     return dsn
 

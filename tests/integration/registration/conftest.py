@@ -13,25 +13,24 @@ import pytest
 from services.registration import application, inbox
 from services.registration.inbox import LookUps
 from services.registration.main import SERVICE
-from services.registration.projections import API_SQL, PROJECTIONS
-from shared import consumer, eventstore, privacy
+from services.registration.projections import PROJECTIONS
 from shared.application import Actor, Command, Role
 from shared.codec import Codec
 from shared.consumer.inbox import deadline_fold
-from shared.consumer.schema import ensure_views
 from shared.consumer.values import Fact, system_actor
 from shared.consumer.withdrawals import withdrawal_fold
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.deadlines import fire_due
-from shared.eventstore.store import PostgresStore, ensure_log, open_store
+from shared.eventstore.store import PostgresStore, open_store
 from shared.eventstore.submit import Commands
 from shared.eventstore.values import Answer
 from shared.http.body import parse_model
 from shared.http.query import Freshness, Query, Views, read, read_cursor
 from shared.metrics import Metrics
-from shared.migrate import Roles, migrate, roles_of
+from shared.migrate import Roles
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
+from shared.process import migrate_database
 from tests.conftest import Databases
 
 BY_NAME = {each.name: each for each in application.USE_CASES}
@@ -140,9 +139,7 @@ async def template(database: Databases) -> str:
     """Migrated once, then copied for each test."""
     dsn = database()
     connection = await connect(dsn, "tests")
-    await migrate(connection, (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, inbox.MIGRATIONS))
-    await ensure_log(connection, "registration", "system")
-    await ensure_views(connection, await roles_of(connection), PROJECTIONS, API_SQL)
+    await migrate_database(connection, SERVICE, "system")
     await connection.close()
     return dsn
 
