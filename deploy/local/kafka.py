@@ -1,15 +1,16 @@
 """Apache Kafka in KRaft mode on loopback, one node or several, from the checked jars and a Java that comes as a wheel."""
 
 import base64
+import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
 import struct
 import uuid
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ from deploy.local.children import Child, wait_for
 from deploy.local.trouble import Trouble
 
 HOST: Final = "127.0.0.1"
+_PORTS: Final = (12_000, 20_000)
+_draw: Final = random.SystemRandom()
 _JVM: Final = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
 _LOGGING: Final = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -59,15 +62,18 @@ log.cleaner.dedupe.buffer.size=4194304
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback address that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports of the loopback address that nobody listens on now.
+
+    Below those that the kernel hands out, or a connection of somebody else could take one before its server does; and drawn at random, so
+    that two who draw at the same moment draw different ones.
+    """
+    ports: list[int] = []
+    while len(ports) < count:
+        port = _draw.randrange(*_PORTS)
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind((HOST, port))
+            ports.append(port)
+    return ports
 
 
 @dataclass(frozen=True)
@@ -200,7 +206,7 @@ def _java_program() -> Path:
 def _answers(port: int) -> bool:
     """Whether a broker answers an ApiVersions request (key 18, version 0): it accepts connections well before it answers."""
     try:
-        with closing(socket.create_connection((HOST, port), timeout=1)) as connection:
+        with contextlib.closing(socket.create_connection((HOST, port), timeout=1)) as connection:
             request = struct.pack(">hhih", 18, 0, 1, -1)
             connection.sendall(struct.pack(">i", len(request)) + request)
             return len(connection.recv(8)) > 0
