@@ -176,8 +176,12 @@ class Stack:
 
     def _child(self, name: str, service: str, role: str) -> Child:
         log = self.folder / f"{name}.log"
-        command = [sys.executable, "-m", f"services.{service}", role]
+        command = [sys.executable, "-m", *self.program(service, role)]
         return Child(name, command, log=log, environment={**os.environ, **self.environment(service)}, directory=CHECKOUT)
+
+    def program(self, service: str, role: str) -> Sequence[str]:
+        """The module that a process runs, and its arguments."""
+        return (f"services.{service}", role)
 
     def _ready(self, name: str) -> bool:
         try:

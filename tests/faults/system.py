@@ -26,12 +26,21 @@ class System(Stack):
         super().__init__(folder, postgres, kafka, clock="travel")
         self._more_ports: dict[str, int] = {}
         self._being_made = ""
+        self._orders: tuple[str, ...] = ()
 
-    def launch(self, name: str) -> Child:
-        """Starts a process without waiting for it."""
+    def launch(self, name: str, *orders: str) -> Child:
+        """Starts a process without waiting for it. With `orders`, `tests.faults.launcher` does to it from outside what they say."""
         service, _, role = name.partition("-")
-        self.processes[name] = self._child(name, service, role)
+        self._orders = orders
+        try:
+            self.processes[name] = self._child(name, service, role)
+        finally:
+            self._orders = ()
         return self.processes[name]
+
+    def program(self, service: str, role: str) -> Sequence[str]:
+        """The service itself, or the launcher that is to do something to it."""
+        return ("tests.faults.launcher", service, role, *self._orders) if self._orders else super().program(service, role)
 
     async def ready(self, *names: str, within: float = 30.0) -> None:
         """Until each answers `/readyz`, while everything else goes on."""
