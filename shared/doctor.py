@@ -96,8 +96,10 @@ async def _read_models(patient: Patient) -> Line:
 async def _log(patient: Patient) -> Line:
     row = await status(patient.connection)
     where = f"{row['state']} at position {row['head']}, sealed to {row['sealed']}, log id {row['log_id']}"
-    if row["state"] == "recovering" or row["restored"]:
+    if row["state"] == "recovering" or row["moved"] == "restored":
         return Line("bad", "log", f"{where}; it was restored from a copy: stop the processes and run `recover`")
+    if row["moved"] != "no":
+        return Line("bad", "log", f"{where}; on a new timeline, it waits for the relay to compare it with Kafka: are both running?")
     return Line("ok" if row["state"] == "open" else "warn", "log", where + ("" if row["state"] == "open" else "; `log open` opens it"))
 
 

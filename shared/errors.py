@@ -3,7 +3,7 @@
 LeifengError
 ├── TransientError            try again later: nothing was decided
 │   ├── StoreUnavailableError     the database did not answer in time (503)
-│   ├── LogClosedError            the log is read-only or recovering (503)
+│   ├── LogClosedError            the log is read-only, recovering or moved (503)
 │   └── NotCaughtUpError          a token is ahead of what this service has read (409, retry)
 ├── CallerError               the request itself is wrong (4xx)
 │   ├── StreamConflictError       others kept changing the stream (409, retry)
@@ -35,7 +35,7 @@ class StoreUnavailableError(TransientError):
 
 
 class LogClosedError(TransientError):
-    """The log is not open for appends (`read-only` or `recovering`)."""
+    """The log is not open for appends: `read-only` or `recovering`, or on a server that it was not stamped with (`es.moved`)."""
 
     def __init__(self, state: str) -> None:
         super().__init__(f"log is {state}")

@@ -414,7 +414,9 @@ _COLUMNS: Final = (
 _HEAD: Final = "SELECT coalesce(max(position), 0) FROM es.event"
 _LAST_RECORDED: Final = "SELECT recorded_at FROM es.event ORDER BY position DESC LIMIT 1"
 _BEGIN: Final = "INSERT INTO es.recovery (from_position) SELECT coalesce(max(position), 0) FROM es.event ON CONFLICT DO NOTHING"
-_OPEN: Final = "UPDATE es.log SET state = 'open', system_id = (SELECT system_identifier FROM pg_control_system())"
+_OPEN: Final = """
+    UPDATE es.log SET state = 'open', system_id = (SELECT system_identifier FROM pg_control_system()), timeline = es.timeline()
+"""
 _MARK: Final = "SELECT first_offset, record_offset, position, hash FROM es.relay_mark"
 _SEALS_AMONG: Final = "SELECT position, hash FROM es.seal WHERE position = ANY($1::bigint[]) ORDER BY position"
 _SEAL: Final = "INSERT INTO es.seal (previous, position, hash) VALUES ($1, $2, $3)"

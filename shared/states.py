@@ -82,7 +82,7 @@ async def resume_role(connection: Connection, role: str, because: Because) -> No
 
 
 async def status(connection: Connection) -> Mapping[str, Any]:
-    """What an operator asks first: state, positions, whether the database stands where the log was made, what is paused."""
+    """What an operator asks first: state, positions, whether this is the server that the log was stamped with, what is paused."""
     row = await connection.fetchrow(_STATUS)
     if row is None:
         raise StateError("the database holds no log; has it been migrated?")
@@ -113,7 +113,7 @@ _STATUS: Final = """
     SELECT log.state, log.service, log.log_id, log.clock,
         coalesce((SELECT max(position) FROM es.event), 0) AS head,
         coalesce((SELECT max(position) FROM es.seal), 0) AS sealed,
-        log.system_id <> (SELECT system_identifier FROM pg_control_system()) AS restored,
+        coalesce(es.moved(), 'no') AS moved,
         coalesce((SELECT string_agg(role, ' ' ORDER BY role) FROM es.paused_role), 'none') AS paused
     FROM es.log
 """

@@ -53,7 +53,7 @@ _APPEND: Final = """
         $21, $22, $23, $24                                             -- claims
     )
 """
-_SELECT_RESTORED: Final = "SELECT system_id <> (SELECT system_identifier FROM pg_control_system()) FROM es.log"
+_SELECT_MOVED: Final = "SELECT es.moved()"
 _NOTIFY: Final = f"NOTIFY {NOTIFY_CHANNEL}"
 
 _log = logs.logger()
@@ -203,16 +203,16 @@ class Lane:
         return _results(requests, row)
 
     async def _connected(self) -> Connection:
-        """The lane's connection; a new one first learns whether this is still the cluster that the log was made in."""
+        """The lane's connection; a new one first learns whether this is still the server that the log was stamped with."""
         if self._connection is not None and not _is_open(self._connection):
             await self._drop()
         if self._connection is None:
             async with asyncio.timeout(ACQUIRE_SECONDS_MAX):
                 self._connection = await self._pool.acquire()
-                restored = await self._connection.fetchval(_SELECT_RESTORED)
-            if restored:
+                moved = await self._connection.fetchval(_SELECT_MOVED)
+            if moved is not None:
                 await self._drop()
-                raise LogClosedError("restored")
+                raise LogClosedError(moved)
         return self._connection  # type: ignore[no-any-return]
 
     async def _unavailable(self, error: BaseException) -> StoreUnavailableError:

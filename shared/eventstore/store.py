@@ -31,7 +31,7 @@ _SELECT_PAGE: Final = """
         actor, partition_key, traceparent, payload
     FROM es.event WHERE position > $1 ORDER BY position LIMIT $2
 """
-_SELECT_STATE: Final = "SELECT state, system_id <> (SELECT system_identifier FROM pg_control_system()) AS restored FROM es.log"
+_SELECT_STATE: Final = "SELECT CASE WHEN state = 'open' THEN es.moved() ELSE state END FROM es.log"
 _SELECT_HEAD: Final = "SELECT coalesce(max(position), 0) FROM es.event"
 # The message is evaluated for a known command only, and makes this read wait for a synchronous standby as the first answer did.
 _SELECT_ANSWER: Final = """
@@ -103,10 +103,9 @@ class PostgresStore:
     async def refuse_closed(self) -> None:
         """Raises LogClosedError while the log takes no appends."""
         async with _reading():
-            row = await self._pool.fetchrow(_SELECT_STATE)
-        assert row is not None
-        if row["state"] != "open" or row["restored"]:
-            raise LogClosedError("restored" if row["state"] == "open" else row["state"])
+            closed: str | None = await self._pool.fetchval(_SELECT_STATE)
+        if closed is not None:
+            raise LogClosedError(closed)
 
     async def answer_of(self, command_id: UUID, fingerprint: bytes | None = None) -> Answer | FingerprintMismatch | None:
         """What the command was answered the first time, None when it is not known. As durable as that answer when this returns."""
