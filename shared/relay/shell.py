@@ -59,21 +59,27 @@ _SEALS_BETWEEN: Final = "SELECT position, hash FROM es.seal WHERE position > $1 
 _SEAL_BEFORE: Final = "SELECT position, hash FROM es.seal WHERE position <= $1 ORDER BY position DESC LIMIT 1"
 _RECORDED_AT: Final = "SELECT recorded_at FROM es.event WHERE position = $1"
 _WAIT_FOR_RECOVERY: Final = "SELECT es.wait_for_recovery()"
+_TIMELINE: Final = "SELECT es.timeline()"
+_COMPARED: Final = "SELECT es.compared_with_kafka($1)"
 
 
 class Relay:
     """The work of the role `relay` for one service. `run` may be called again after it has ended."""
 
     def __init__(
-        self, store: EventStore, pool: Pool, dsn: str, servers: str, prefix: str, metrics: Metrics, *, publish: Publish | None = None
-    ) -> None:
-        """`pool` acts as the app role; `dsn` is for the connection that listens. `publish` is for tests that end the process in it."""
+        self, store: EventStore, pool: Pool, dsn: str, servers: str, prefix: str, metrics: Metrics, *,
+        figures: Callable[[], Mapping[str, Mapping[str, int]]] = dict, publish: Publish | None = None,
+    ) -> None:  # fmt: skip
+        """`pool` acts as the app role; `dsn` is for the connection that listens. `figures` is what was counted of the log, to be said
+        with the heads. `publish` is for tests that end the process in it.
+        """
         self._store = store
         self._pool = pool
         self._dsn = dsn
         self._servers = servers
         self._prefix = prefix
         self._metrics = metrics
+        self._figures = figures
         self._topic = kafka.topic_name(prefix, f"{store.service}.events")
         self._publisher = Publisher(servers, prefix, store.service, metrics)
         self._publish = publish or self._publisher.publish
@@ -255,10 +261,14 @@ class Relay:
     # -- where to go on
 
     async def _read_tail(self) -> None:
-        """Finds out where the topic ends, and whether it is a copy of this log."""
+        """Finds out where the topic ends, and whether it is a copy of this log; if so, appends may go on under a new timeline.
+
+        A synchronous standby then has what is sealed: the wait of a seal may have been broken off.
+        """
         service = self._store.service
         await kafka.ensure_topics(self._servers, self._prefix, [TOPICS[f"{service}.events"], TOPICS[f"{service}.heads"]])
         self._board.log_id = (await self._store.head()).log_id
+        timeline = await self._pool.fetchval(_TIMELINE)
         async with reading(self._servers, self._topic, f"{service}.relay.tail") as consumer:
             first, end = await kafka.offsets(consumer, self._topic)
             records: list[Found] = []
@@ -272,6 +282,7 @@ class Relay:
             raise ForeignTopicError(self._topic)
         resume = await self._resume(tail, head)
         if resume is not None:
+            await self._pool.execute(_COMPARED, timeline)
             self._next_offset = end
             self._board.published = resume
             self._board.read_back_due.set()
