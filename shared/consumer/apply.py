@@ -52,6 +52,10 @@ class FencedError(LeifengError):
 class BreakerError(LeifengError):
     """Too many keys would be parked for one reason: that is our fault and not that of the data, so the consumer stops."""
 
+    def __init__(self, consumer: str, source: str, stage: Stage, reason: str, keys: int) -> None:
+        super().__init__(f"{consumer} would park {keys} keys of {source} for {reason}")
+        self.row = (consumer, source, stage, reason, keys)
+
 
 class DefinitionError(LeifengError):
     """The read models were built by other definitions than this code's: it may not write them."""
@@ -232,10 +236,12 @@ async def park(connection: Connection, consumer: str, stage: Stage, parks: Seque
 
 
 class Breaker:
-    """Counts keys, and says when too many of them are being parked."""
+    """Counts keys, and says when too many of them are being parked: here by an error, and to everybody in `consumer.stopped`."""
 
     def __init__(self) -> None:
         self._met: dict[str, float] = {}
+        self.is_tripped = False
+        """Whether the consumer stands still by what `consumer.stopped` says, and nobody has said yet that it goes on."""
 
     def meet(self, entries: Sequence[Entry]) -> None:
         """Keys that have come by lately; beyond some thousands the absolute limit is the stricter one anyway."""
@@ -245,13 +251,18 @@ class Breaker:
                 self._met[each.record.partition_key] = now
 
     async def check(self, connection: Connection, consumer: str, source: str, stage: Stage) -> None:
-        """Raises BreakerError when the keys blocked within ten minutes for one reason are too many."""
+        """Raises BreakerError when the keys blocked within ten minutes for one reason are too many, unless an operator lets them be."""
         since = monotonic() - BREAKER_SECONDS
         self._met = {key: at for key, at in self._met.items() if at >= since}
         for row in await connection.fetch(_RECENTLY_BLOCKED, consumer, source, stage, BREAKER_SECONDS):
             share = row["keys"] / max(len(self._met), 1)
             if row["keys"] > BREAKER_KEYS_MAX or (row["keys"] >= BREAKER_SHARE_FROM_KEYS and share > BREAKER_SHARE_MAX):
-                raise BreakerError(f"{consumer} would park {row['keys']} keys of {source} for {row['reason']}")
+                raise BreakerError(consumer, source, stage, row["reason"], row["keys"])
+
+    async def go_on(self, connection: Connection, consumer: str, source: str, stage: Stage) -> None:
+        """In the transaction that gets past: it does not stand still any more."""
+        if self.is_tripped:
+            await connection.execute(_GO_ON, consumer, source, stage)
 
 
 class Consumer:
@@ -284,7 +295,7 @@ class Consumer:
             await connection.execute(_INSERT_POSITION, self.part.consumer, self.part.source)
             row = await connection.fetchrow(_SELECT_POSITION, self.part.consumer, self.part.source)
         assert row is not None
-        self._schema = row["live_schema"]
+        self._schema, self._breaker.is_tripped = row["live_schema"], row["is_stopped"]
         self.place = Place(row["log_id"], row["applied"], row["applied_hash"], row["kafka_offset"], row["ce_time"])
         return self.place.offset
 
@@ -296,12 +307,15 @@ class Consumer:
         """
         run = follow(self.part.source, self.place, messages)
         reads, newer = self._decode(run)
-        parked = 0
+        parked = discarded = 0
         if run.entries:
             place = run.entries[-1].place
             try:
                 async with self._pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction():
-                    parked = await self._apply(connection, run, reads, place)
+                    parked, discarded = await self._apply(connection, run, reads, place)
+            except BreakerError as error:
+                await self._pool.execute(STOPPED, *error.row)
+                raise
             except FencedError:
                 was, schema = self.place, self._schema
                 await self.begin()
@@ -314,9 +328,10 @@ class Consumer:
             except Exception:
                 self._unsure = place  # The commit may have gone through all the same.
                 raise
-            self.place, self._unsure = place, None
-        self._count("applied", len(reads) - parked)
+            self.place, self._unsure, self._breaker.is_tripped = place, None, False
+        self._count("applied", len(reads) - parked - discarded)
         self._count("parked", parked)
+        self._count("discarded", discarded)
         self._count("ignored", len(run.entries) - len(reads))
         self._count("repeated", run.repeated)
         self._count("gap", run.missing)
@@ -337,7 +352,7 @@ class Consumer:
                 reads.append(read)
         return reads, None
 
-    async def _apply(self, connection: Connection, run: Run, reads: Sequence[Read], place: Place) -> int:
+    async def _apply(self, connection: Connection, run: Run, reads: Sequence[Read], place: Place) -> tuple[int, int]:
         part, was = self.part, self.place
         moved = await connection.fetchval(
             _MOVE, part.consumer, part.source, place.log_id, place.position, place.hash, place.offset, place.time, was.position, was.hash
@@ -346,15 +361,19 @@ class Consumer:
             raise FencedError(f"{part.consumer} of {part.source} is not at {was.position} any more")
         await enter(part, connection)
         self._breaker.meet(run.entries)
-        blocked = await blocked_keys(connection, part, [each.entry for each in reads]) if part.blocks else set[str]()
-        await open_sealed(part, connection, reads)
+        entries = [each.entry for each in reads]
+        blocked = await blocked_keys(connection, part, entries) if part.blocks else set[str]()
+        gone = await given_up(connection, part, entries, "applied")
+        kept = [each for each in reads if each.entry.record.event_id not in gone]
+        await open_sealed(part, connection, kept)
         batch = _Batch(part, connection, blocked)
-        await batch.apply(reads)
+        await batch.apply(kept)
         parks = batch.parks
         await park(connection, part.consumer, "applied", parks, blocks=part.blocks)
         if parks and part.blocks:
             await self._breaker.check(connection, part.consumer, part.source, "applied")
-        return len(parks)
+        await self._breaker.go_on(connection, part.consumer, part.source, "applied")
+        return len(parks), len(reads) - len(kept)
 
     def _count(self, result: str, number: int) -> None:
         if number:
@@ -425,13 +444,24 @@ async def blocked_keys(connection: Connection, part: Part, entries: Sequence[Ent
     return {row["key"] for row in await connection.fetch(_SELECT_BLOCKED, part.consumer, part.source, stage, keys)}
 
 
+async def given_up(connection: Connection, part: Part, entries: Sequence[Entry], *stages: Stage) -> set[UUID]:
+    """The events among `entries` that two persons gave up, at any of the stages: they are passed over, live and in replay.
+
+    What was given up for `views` is given up in every schema of read models, also in one that is being built.
+    """
+    ids = [each.record.event_id for each in entries]
+    rows = await connection.fetch(_SELECT_DISCARDED, part.consumer.partition("@")[0], part.source, stages, ids)
+    return {row["event_id"] for row in rows}
+
+
 _ENTER_VIEWS: Final = """
     SELECT schema, definition_hash, set_config('search_path', quote_ident(schema), true), set_config('synchronous_commit', 'off', true)
     FROM consumer.views WHERE CASE WHEN $1::text IS NULL THEN live ELSE schema = $1 AND NOT live END
 """
 _INSERT_POSITION: Final = "INSERT INTO consumer.position (consumer, log) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 _SELECT_POSITION: Final = """
-    SELECT log_id, applied, applied_hash, kafka_offset, ce_time, (SELECT schema FROM consumer.views WHERE live) AS live_schema
+    SELECT log_id, applied, applied_hash, kafka_offset, ce_time, (SELECT schema FROM consumer.views WHERE live) AS live_schema,
+        EXISTS (SELECT FROM consumer.stopped WHERE consumer = $1 AND log = $2 AND stage = 'applied') AS is_stopped
     FROM consumer.position WHERE consumer = $1 AND log = $2
 """
 _MOVE: Final = """
@@ -442,6 +472,9 @@ _MOVE: Final = """
 _SELECT_BLOCKED: Final = """
     SELECT key FROM consumer.blocked WHERE consumer = $1 AND log = $2 AND stage = $3 AND key = ANY($4::text[])
 """
+_SELECT_DISCARDED: Final = """
+    SELECT event_id FROM consumer.discarded WHERE consumer = $1 AND log = $2 AND stage = ANY($3::text[]) AND event_id = ANY($4::uuid[])
+"""
 _PARK: Final = """
     INSERT INTO consumer.parked (consumer, log, position, key, type, headers, payload, error_class, stage)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
@@ -451,9 +484,19 @@ _RECENTLY_BLOCKED: Final = """
     SELECT reason, count(*) AS keys FROM consumer.blocked
     WHERE consumer = $1 AND log = $2 AND stage = $3 AND reason <> 'behind'
         AND since > clock_timestamp() - make_interval(secs => $4)
+        AND NOT EXISTS (
+            SELECT FROM consumer.breaker_override AS allowed
+            WHERE (allowed.consumer, allowed.log, allowed.stage, allowed.error_class) = ($1, $2, $3, blocked.reason)
+                AND blocked.since <= allowed.until
+        )
         AND NOT ($1 LIKE 'views@%' AND EXISTS (  -- What the live read models have parked too is no news of a rebuild.
             SELECT FROM consumer.blocked AS known
             WHERE known.consumer = 'views' AND (known.log, known.stage, known.key) = (blocked.log, blocked.stage, blocked.key)
         ))
     GROUP BY reason
 """
+STOPPED: Final = """
+    INSERT INTO consumer.stopped (consumer, log, stage, reason, keys) VALUES ($1, $2, $3, $4, $5)
+    ON CONFLICT (consumer, log, stage) DO UPDATE SET reason = excluded.reason, keys = excluded.keys
+"""
+_GO_ON: Final = "DELETE FROM consumer.stopped WHERE consumer = $1 AND log = $2 AND stage = $3"

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
 from pydantic_core import to_json
 
@@ -15,7 +16,9 @@ from shared.consumer.apply import (
     BEHIND,
     DETERMINISTIC,
     POOL_WAIT_SECONDS,
+    STOPPED,
     Breaker,
+    BreakerError,
     Consumer,
     Entry,
     FencedError,
@@ -27,6 +30,7 @@ from shared.consumer.apply import (
     blocked_keys,
     decoded,
     follow,
+    given_up,
     open_sealed,
     park,
 )
@@ -113,10 +117,12 @@ def deadline_fold(say: Deadlines) -> Fold:
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    """What release may change meanwhile: events that wait at the look-ups (their release reacts), and keys blocked at the reactions."""
+    """What an operator may change meanwhile: events that wait at the look-ups (their release reacts), keys blocked at the reactions, and
+    events that were given up."""
 
     at_lookups: frozenset[int]
     blocked: frozenset[str]
+    gone: frozenset[UUID]
 
 
 class Reactor(Generic[L]):
@@ -159,6 +165,7 @@ class Reactor(Generic[L]):
         if row is not None:
             # The log's id is pinned by the look-ups, which have verified the same chain at least as far.
             self.place = Place(row["log_id"], row["reacted"], row["reacted_hash"], row["reacted_offset"])
+            self._breaker.is_tripped = row["is_stopped"]
         return self.place.offset
 
     async def take(self, messages: Sequence[Message]) -> bool | None:
@@ -179,11 +186,14 @@ class Reactor(Generic[L]):
         wanted = [each for each in entries if each.record.type in self._types]
         self._breaker.meet(entries)
         parks: list[Park] = []
-        picture = _Picture(frozenset(), frozenset())
+        picture = _Picture(frozenset(), frozenset(), frozenset())
         if wanted:
             async with self._pool.acquire(timeout=POOL_WAIT_SECONDS) as connection:
                 picture = await self._picture(connection, wanted)
-                reads = [read for each in wanted if each.record.position not in picture.at_lookups and (read := decoded(self.part, each))]
+                free = [
+                    each for each in wanted if each.record.position not in picture.at_lookups and each.record.event_id not in picture.gone
+                ]
+                reads = [read for each in free if (read := decoded(self.part, each))]
                 await open_sealed(self.part, connection, reads)
             parks = await self._react_by_key(reads, picture.blocked)
         try:
@@ -193,6 +203,10 @@ class Reactor(Generic[L]):
                 await park(connection, "inbox", "reactions", parks, blocks=True)
                 if parks:
                     await self._breaker.check(connection, "inbox", self.part.source, "reactions")
+                await self._breaker.go_on(connection, "inbox", self.part.source, "reactions")
+        except BreakerError as error:
+            await self._pool.execute(STOPPED, *error.row)
+            raise
         except FencedError:
             was = self.place
             await self.begin()
@@ -202,10 +216,12 @@ class Reactor(Generic[L]):
         except Exception:
             self._unsure = place
             raise
-        self.place, self._unsure = place, None
-        if parks:
-            self._metrics.consumer_events_total.labels("reactions", "parked").inc(len(parks))
-        self._metrics.consumer_events_total.labels("reactions", "applied").inc(len(entries) - len(parks))
+        self.place, self._unsure, self._breaker.is_tripped = place, None, False
+        for result, count in (
+            ("parked", len(parks)), ("discarded", len(picture.gone)), ("applied", len(entries) - len(parks) - len(picture.gone))
+        ):  # fmt: skip
+            if count:
+                self._metrics.consumer_events_total.labels("reactions", result).inc(count)
 
     async def _move(self, connection: Connection, place: Place) -> None:
         was = self.place
@@ -224,7 +240,8 @@ class Reactor(Generic[L]):
         positions = [each.record.position for each in entries]
         rows = await connection.fetch(_SELECT_AT_LOOKUPS, self.part.source, positions)
         blocked = await blocked_keys(connection, self.part, entries, "reactions")
-        return _Picture(frozenset(row["position"] for row in rows), frozenset(blocked))
+        gone = await given_up(connection, self.part, entries, "applied", "reactions")
+        return _Picture(frozenset(row["position"] for row in rows), frozenset(blocked), frozenset(gone))
 
     async def _react_by_key(self, reads: Sequence[Read], blocked: frozenset[str]) -> list[Park]:
         """Commands of one key in order of position, different keys together; what is to be parked, in order."""
@@ -262,6 +279,15 @@ class Reactor(Generic[L]):
                 commands = await self._insist(lambda reaction=reaction: self._commands(reaction, fact))  # type: ignore[misc]
                 for index, command in enumerate(commands):
                     await self._insist(lambda i=index, c=command, name=reaction.name: self._send(name, i, c, fact))  # type: ignore[misc]
+
+    async def would_ask(self, fact: Fact) -> Sequence[Command]:
+        """What follows from one fact as things stand, without asking it."""
+        return [
+            command
+            for reaction in self._reactions
+            if fact.record.type in reaction.types
+            for command in await reaction.react(fact, self._look_ups, True)
+        ]
 
     async def _commands(self, reaction: Reaction[L], fact: Fact) -> Sequence[Command]:
         try:
@@ -302,7 +328,9 @@ _SET_DEADLINE: Final = """
         failed_as = NULL
 """
 _SELECT_REACTED: Final = """
-    SELECT log_id, reacted, reacted_hash, reacted_offset FROM consumer.position WHERE consumer = 'inbox' AND log = $1
+    SELECT log_id, reacted, reacted_hash, reacted_offset,
+        EXISTS (SELECT FROM consumer.stopped WHERE consumer = 'inbox' AND log = $1 AND stage = 'reactions') AS is_stopped
+    FROM consumer.position WHERE consumer = 'inbox' AND log = $1
 """
 _SELECT_APPLIED: Final = "SELECT applied FROM consumer.position WHERE consumer = 'inbox' AND log = $1"
 _MOVE_REACTED: Final = """
