@@ -10,8 +10,8 @@ import signal
 import socket
 import struct
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +34,9 @@ _PROPERTIES: Final = """\
 process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={voters}
-listeners=BROKER://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=BROKER://127.0.0.1:{broker_port}
-listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=BROKER://127.0.0.1:{broker_port},CONTROLLER://127.0.0.1:{controller_port}{doors}
+advertised.listeners=BROKER://127.0.0.1:{broker_port}{advertised_doors}
+listener.security.protocol.map=BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT{door_protocols}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=BROKER
 log.dirs={data}
@@ -70,6 +70,8 @@ def free_ports(count: int) -> list[int]:
     ports: list[int] = []
     while len(ports) < count:
         port = _draw.randrange(*_PORTS)
+        if port in ports:
+            continue
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind((HOST, port))
             ports.append(port)
@@ -82,6 +84,8 @@ class Node:
 
     broker_port: int
     controller_port: int
+    doors: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Further listeners by name (capitals): where it listens, and the port that clients are sent to instead, which leads there."""
 
 
 class LocalKafka:
@@ -173,12 +177,16 @@ class LocalKafka:
         return file.read_text(encoding="ascii")
 
     def _write_settings(self, file: Path, node: int, data: Path) -> Path:
+        doors = self.nodes[node].doors
         file.write_text(
             _PROPERTIES.format(
                 node=node,
                 voters=",".join(f"{number}@{HOST}:{one.controller_port}" for number, one in enumerate(self.nodes)),
                 broker_port=self.nodes[node].broker_port,
                 controller_port=self.nodes[node].controller_port,
+                doors="".join(f",{name}://{HOST}:{port}" for name, (port, _) in doors.items()),
+                advertised_doors="".join(f",{name}://{HOST}:{port}" for name, (_, port) in doors.items()),
+                door_protocols="".join(f",{name}:PLAINTEXT" for name in doors),
                 data=data,
                 replicas=min(3, len(self.nodes)),
                 in_sync=2 if len(self.nodes) > 2 else 1,  # Two of three.

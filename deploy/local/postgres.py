@@ -79,6 +79,11 @@ class LocalPostgres:
 
     def start(self) -> None:
         """Make the cluster if there is none, start the server, wait until it takes connections. Raises Trouble."""
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Make the cluster if there is none, and start the server, if it does not run, without waiting for it. Raises Trouble."""
         if self.child is not None and self.child.running():
             return
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -91,7 +96,7 @@ class LocalPostgres:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
-        self.child = child = Child(
+        self.child = Child(
             "postgres",
             [binaries / "postgres", "-D", self.data, *options],
             log=self.log,
@@ -100,6 +105,11 @@ class LocalPostgres:
             directory=self.data.parent,
             at_my_death=signal.SIGINT,  # A fast shutdown: connections are ended, the data is left clean.
         )
+
+    def wait_until_up(self) -> None:
+        """Wait until the server takes connections, a standby read-only ones. Raises Trouble."""
+        assert self.child is not None
+        child = self.child
         if not wait_for(lambda: not child.running() or self._ready(child.pid), _UP_WITHIN_S) or not child.running():
             raise Trouble(f"PostgreSQL did not come up, see {self.log}: {_reason(last_lines(self.log, 20))}")
 
@@ -196,7 +206,7 @@ class LocalPostgres:
         """Whether this server says so in its file; a killed one leaves its own behind."""
         try:
             lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
-            return int(lines[0]) == pid and lines[7].strip() == "ready"
+            return int(lines[0]) == pid and lines[7].strip() in {"ready", "standby"}
         except (OSError, IndexError, ValueError):
             return False
 

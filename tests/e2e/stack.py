@@ -59,8 +59,12 @@ class Stack:
         self.processes: dict[str, Child] = {}
         for service in SERVICES:
             owner = database_of(service) + self.suffix
-            postgres.ensure_role(owner, self.keys.database_password(service))
-            postgres.ensure_database(owner, owner)
+            self.server(service).ensure_role(owner, self.keys.database_password(service))
+            self.server(service).ensure_database(owner, owner)
+
+    def server(self, service: str) -> LocalPostgres:
+        """The PostgreSQL of a service; here all share one."""
+        return self.postgres
 
     def database(self, service: str) -> str:
         """Name of the service's database, and of its owner."""
@@ -69,8 +73,8 @@ class Stack:
     def dsn(self, service: str, role: str | None = None) -> str:
         """The service's database as its owner, or as the superuser with `role="admin"`."""
         if role == "admin":
-            return self.postgres.dsn(self.database(service))
-        return self.postgres.dsn(self.database(service), self.database(service), self.keys.database_password(service))
+            return self.server(service).dsn(self.database(service))
+        return self.server(service).dsn(self.database(service), self.database(service), self.keys.database_password(service))
 
     def environment(self, service: str) -> dict[str, str]:
         """The settings of one service."""

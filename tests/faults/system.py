@@ -82,19 +82,16 @@ class System(Stack):
         return self._more_ports[name]
 
     def _child(self, name: str, service: str, role: str) -> Child:
-        role, _, second = role.partition("-")
-        if not second:
-            return super()._child(name, service, role)
         self._being_made = name
         try:
-            return super()._child(name, service, role)
+            return super()._child(name, service, role.partition("-")[0])
         finally:
             self._being_made = ""
 
     def environment(self, service: str) -> dict[str, str]:
         """The settings of one service; a second process has another port."""
         settings = super().environment(service)
-        if name := self._being_made:
+        if (name := self._being_made).count("-") > 1:
             settings[f"{service.upper()}_{'HTTP' if '-api-' in name else 'WORKER'}_PORT"] = str(self._port(name))
         return settings
 
