@@ -1,4 +1,7 @@
-"""What could not be applied: list it, look at it, and try it again once the cause is cured (D8). Nothing is ever edited or skipped."""
+"""What could not be applied: list it, look at it, and try it again once the cause is cured (D8). Nothing is ever edited.
+
+What two persons gave up (`shared.discards`) is passed over here as everywhere.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +10,18 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from shared.consumer import inbox, views, withdrawals
-from shared.consumer.apply import DETERMINISTIC, POOL_WAIT_SECONDS, Entry, Part, Place, Stage, decoded, enter, fold, open_sealed
+from shared.consumer.apply import (
+    DETERMINISTIC,
+    POOL_WAIT_SECONDS,
+    Entry,
+    Part,
+    Place,
+    decoded,
+    enter,
+    fold,
+    given_up,
+    open_sealed,
+)
 from shared.consumer.inbox import Reactor
 from shared.consumer.setting import Setting
 from shared.envelope import record_of
@@ -39,14 +53,23 @@ async def show(connection: "Connection | Pool", key: str) -> Sequence[Mapping[st
     return found
 
 
+async def keys_parked_for(connection: "Connection | Pool", reason: str) -> Sequence[str]:
+    """The keys whose first parked event failed with `reason`, oldest first."""
+    return [row["key"] for row in await connection.fetch(_PARKED_FOR, reason)]
+
+
 async def retry(setting: Setting, reactors: Sequence[Reactor[Any]], key: str) -> Sequence[Tried]:
     """Applies the parked events of `key` again, in order, each in a transaction of its own; the last one frees the key.
 
     Stops at the first of a consumer and log that fails again. `reactors` are the inbox's. Safe to repeat, and beside a running worker: it
     holds the position row, so nothing slips past. Raises NewerVersionError, and whatever the database raises.
     """
-    every = (*views.parts(setting), *inbox.parts(setting), *withdrawals.parts(setting))
-    return await retry_parts(setting.pool, every, reactors, key)
+    return await retry_parts(setting.pool, every_part(setting), reactors, key)
+
+
+def every_part(setting: Setting) -> Sequence[Part]:
+    """What the service's consumers do, in the order in which a key is released."""
+    return (*views.parts(setting), *inbox.parts(setting), *withdrawals.parts(setting))
 
 
 async def retry_parts(pool: Pool, parts: Sequence[Part], reactors: Sequence[Reactor[Any]], key: str) -> Sequence[Tried]:
@@ -64,51 +87,56 @@ async def _retry_part(pool: Pool, part: Part, reactor: Reactor[Any] | None, key:
     released, after = 0, 0
     while True:
         async with pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction():
-            reacted = await connection.fetchval(_LOCK, part.consumer, part.source)
+            reacted = await connection.fetchval(LOCK, part.consumer, part.source)
             row = await connection.fetchrow(_NEXT, part.consumer, part.source, key, "applied", after)
             if row is None:
                 break
-            failed = await _apply_again(connection, part, row)
-            if failed is None:
+            if await given_up(connection, part, [entry_of(row)], "applied"):
+                await release(connection, row)
+                continue
+            await enter(part, connection)
+            error = await try_fold(part, connection, row)
+            if error is None:
                 released += 1
-                late = reactor is not None and reacted >= row["position"]
-                await _release(connection, part, key, "applied", row["position"], then_react=late)
-            elif part.blocks:
-                return released, failed
-            else:
-                after = row["position"]
+                await release(connection, row, then_react=reactor is not None and reacted >= row["position"])
+                continue
+            await _failed_again(connection, row, error)
+            if part.blocks:
+                return released, type(error).__name__
+            after = row["position"]
     while reactor is not None:
         row = await pool.fetchrow(_NEXT, part.consumer, part.source, key, "reactions", 0)
         if row is None:
             break
-        failed = await _react_again(pool, part, reactor, row)
-        if failed is not None:
-            return released, failed
+        if not (gone := await given_up(pool, part, [entry_of(row)], "applied", "reactions")):
+            failed = await _react_again(pool, part, reactor, row)
+            if failed is not None:
+                return released, failed
         async with pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction():
-            await connection.fetchval(_LOCK, part.consumer, part.source)
-            await _release(connection, part, key, "reactions", row["position"], then_react=False)
-        released += 1
+            await connection.fetchval(LOCK, part.consumer, part.source)
+            await release(connection, row)
+        released += not gone
     return released, None
 
 
-async def _apply_again(connection: Connection, part: Part, row: Any) -> str | None:
-    await enter(part, connection)
+async def try_fold(part: Part, connection: Connection, row: Any) -> Exception | None:
+    """Applies one parked event in a savepoint; what it fails with, if it does so for good. `enter` comes before."""
     try:
         async with connection.transaction():
-            read = decoded(part, _entry(row))
+            read = decoded(part, entry_of(row))
             if read is not None:
                 await open_sealed(part, connection, [read])
                 if read.error is not None:
                     raise read.error
                 await fold(part, connection, [read.fact] if read.fact is not None else [])
     except DETERMINISTIC as error:
-        return await _failed_again(connection, row, error)
+        return error
     return None
 
 
 async def _react_again(pool: Pool, part: Part, reactor: Reactor[Any], row: Any) -> str | None:
     try:
-        read = decoded(part, _entry(row))
+        read = decoded(part, entry_of(row))
         if read is not None:
             async with pool.acquire(timeout=POOL_WAIT_SECONDS) as connection:
                 await open_sealed(part, connection, [read])
@@ -117,28 +145,33 @@ async def _react_again(pool: Pool, part: Part, reactor: Reactor[Any], row: Any) 
             if read.fact is not None:
                 await reactor.react(read.fact)
     except (*DETERMINISTIC, CallerError) as error:
-        return await _failed_again(pool, row, error)
+        await _failed_again(pool, row, error)
+        return type(error).__name__
     return None
 
 
-async def _failed_again(connection: "Connection | Pool", row: Any, error: Exception) -> str:
+async def _failed_again(connection: "Connection | Pool", row: Any, error: Exception) -> None:
     why = type(error).__name__
     await connection.execute(_FAILED, row["consumer"], row["log"], row["position"], why)
-    return why
+    await connection.execute(_BLOCKED_FOR, row["consumer"], row["log"], row["stage"], row["key"], why)
 
 
-async def _release(connection: Connection, part: Part, key: str, stage: Stage, position: int, *, then_react: bool) -> None:
-    """Frees an event, and its key when it was the last. One whose reactions have passed by waits for them in its turn."""
+async def release(connection: Connection, row: Mapping[str, Any], *, then_react: bool = False) -> None:
+    """Frees a parked event, and its key when it was the last. One whose reactions have passed by waits for them in its turn.
+
+    `row` has its consumer, log, key, stage and position; the caller holds the position row (`LOCK`).
+    """
+    place = (row["consumer"], row["log"])
     if then_react:
-        await connection.execute(_TO_REACTIONS, part.consumer, part.source, position)
-        await connection.execute(_BLOCK_REACTIONS, part.consumer, part.source, key)
+        await connection.execute(_TO_REACTIONS, *place, row["position"])
+        await connection.execute(_BLOCK_REACTIONS, *place, row["key"])
     else:
-        await connection.execute("DELETE FROM consumer.parked WHERE consumer = $1 AND log = $2 AND position = $3 AND stage = $4",
-                                 part.consumer, part.source, position, stage)  # fmt: skip
-    await connection.execute(_UNBLOCK, part.consumer, part.source, key, stage)
+        await connection.execute(_FREE, *place, row["position"], row["stage"])
+    await connection.execute(_UNBLOCK, *place, row["key"], row["stage"])
 
 
-def _entry(row: Any) -> Entry:
+def entry_of(row: Any) -> Entry:
+    """A parked event as it came."""
     headers = [(name, text.encode()) for name, text in from_json(row["headers"]).items()]
     return Entry(record_of(headers, row["payload"]), headers, Place())
 
@@ -157,18 +190,30 @@ _LIST: Final = """
     FROM consumer.parked LEFT JOIN consumer.blocked USING (consumer, log, stage, key)
     GROUP BY parked.consumer, parked.log, parked.key, parked.stage, blocked.reason ORDER BY min(parked.first_at)
 """
+_PARKED_FOR: Final = """
+    SELECT key FROM (
+        SELECT DISTINCT ON (consumer, log, stage, key) consumer, key, error_class, first_at FROM consumer.parked
+        ORDER BY consumer, log, stage, key, position
+    ) AS first_of_key
+    WHERE error_class = $1 AND consumer NOT LIKE 'views@%' GROUP BY key ORDER BY min(first_at)
+"""
 _SHOW: Final = """
     SELECT consumer, log, position, type, stage, error_class, attempts, state, headers, payload FROM consumer.parked
     WHERE key = $1 ORDER BY consumer, log, position
 """
-_LOCK: Final = "SELECT reacted FROM consumer.position WHERE consumer = $1 AND log = $2 FOR UPDATE"
+LOCK: Final = "SELECT reacted FROM consumer.position WHERE consumer = $1 AND log = $2 FOR UPDATE"
+"""The position row, which whoever changes what is parked holds meanwhile: the consumer does while it applies a batch."""
 _NEXT: Final = """
-    SELECT consumer, log, position, headers, payload FROM consumer.parked
+    SELECT consumer, log, position, key, stage, headers, payload FROM consumer.parked
     WHERE consumer = $1 AND log = $2 AND key = $3 AND stage = $4 AND position > $5 ORDER BY position LIMIT 1
 """
 _FAILED: Final = """
     UPDATE consumer.parked SET attempts = attempts + 1, error_class = $4 WHERE consumer = $1 AND log = $2 AND position = $3
 """
+_BLOCKED_FOR: Final = """
+    UPDATE consumer.blocked SET reason = $5 WHERE consumer = $1 AND log = $2 AND stage = $3 AND key = $4 AND reason <> $5
+"""
+_FREE: Final = "DELETE FROM consumer.parked WHERE consumer = $1 AND log = $2 AND position = $3 AND stage = $4"
 _TO_REACTIONS: Final = """
     UPDATE consumer.parked SET stage = 'reactions', error_class = 'behind' WHERE consumer = $1 AND log = $2 AND position = $3
 """

@@ -248,7 +248,7 @@ async def _drop(owner: Connection, schema: str) -> None:
 
 
 async def _forget(owner: Connection, consumer: str) -> None:
-    for table in ("position", "parked", "blocked"):
+    for table in ("position", "parked", "blocked", "stopped"):
         await owner.execute(f"DELETE FROM consumer.{table} WHERE consumer = $1", consumer)  # noqa: S608
 
 
@@ -357,8 +357,8 @@ async def _as_published(work: Rebuilding, records: Sequence[Record]) -> Sequence
 
 
 async def _try_parked_again(work: Rebuilding, parts: Sequence[Part]) -> None:
-    """A key that was parked here too, and has been released in the live read models since, is released here."""
-    for row in await work.owner.fetch(_SELECT_NEWLY_PARKED, parts[0].consumer):
+    """A key that was parked here too, and has been released in the live read models since, is released here; what was given up, too."""
+    for row in await work.owner.fetch(_SELECT_TO_RELEASE, parts[0].consumer):
         await parked.retry_parts(work.setting.pool, [each for each in parts if each.source == row["log"]], (), row["key"])
 
 
@@ -436,7 +436,7 @@ async def _exchange(owner: Connection, old: str, new: str, sources: Sequence[str
     await owner.execute(_EXCHANGE_POSITIONS, built)
     await owner.execute("UPDATE consumer.position SET consumer = $1 WHERE consumer = $2", kept, built)
     await owner.execute("DELETE FROM consumer.position WHERE consumer = 'views' AND log <> ALL ($1::text[])", list(sources))
-    for table in ("parked", "blocked"):
+    for table in ("parked", "blocked", "stopped"):
         await owner.execute(f"UPDATE consumer.{table} SET consumer = $1 WHERE consumer = 'views'", kept)  # noqa: S608
         await owner.execute(f"UPDATE consumer.{table} SET consumer = 'views' WHERE consumer = $1", built)  # noqa: S608
     definition = await owner.fetchval("DELETE FROM consumer.views WHERE schema = $1 RETURNING definition_hash", old)
@@ -540,6 +540,19 @@ _SELECT_NEWLY_PARKED: Final = """
         WHERE live.consumer = 'views' AND (live.log, live.stage, live.key) = (here.log, here.stage, here.key)
     )
     ORDER BY here.log, here.key LIMIT 100
+"""
+_SELECT_TO_RELEASE: Final = """
+    SELECT here.log, here.key FROM consumer.blocked AS here
+    WHERE here.consumer = $1 AND (
+        NOT EXISTS (
+            SELECT FROM consumer.blocked AS live
+            WHERE live.consumer = 'views' AND (live.log, live.stage, live.key) = (here.log, here.stage, here.key)
+        )
+        OR EXISTS (
+            SELECT FROM consumer.parked JOIN consumer.discarded USING (log, stage, position)
+            WHERE parked.consumer = $1 AND discarded.consumer = 'views' AND (parked.log, parked.key) = (here.log, here.key)
+        )
+    )
 """
 _LAST_SEAL_BEFORE: Final = "SELECT position, hash FROM es.seal WHERE position < $1 ORDER BY position DESC LIMIT 1"
 _SEALS_AMONG: Final = "SELECT position, hash FROM es.seal WHERE position BETWEEN $1 AND $2"

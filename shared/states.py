@@ -1,4 +1,4 @@
-"""The states of a log and the pauses of a worker's roles, changed by command: who did it and why is kept with the change.
+"""The states of a log, of a worker's roles and of a consumer's breaker, changed by command: who did it and why is kept with the change.
 
 An operator closes and opens a log; the relay closes it for recovery; only `recover` opens it after that. Every function here takes a
 connection of the database's owner.
@@ -20,7 +20,7 @@ CHANGES_SHOWN: Final = 10
 
 
 class StateError(LeifengError):
-    """The log or the role cannot go from what it is to what was asked."""
+    """What was asked cannot follow from how things are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,17 @@ async def resume_role(connection: Connection, role: str, because: Because) -> No
         await connection.execute("DELETE FROM es.paused_role WHERE role = $1", role)
 
 
+async def override_breaker(connection: Connection, consumer: str, minutes: int, because: Because) -> Sequence[Mapping[str, Any]]:
+    """Lets a consumer that the breaker stopped go on parking for the same reason, for so long; what it was stopped for.
+
+    `minutes` are at most a day's. Raises StateError for a consumer that is not stopped.
+    """
+    rows = await connection.fetch(_OVERRIDE, consumer, minutes, because.who, because.reason)
+    if not rows:
+        raise StateError(f"{consumer} is not stopped; `doctor` says which consumers are")
+    return [dict(row) for row in rows]
+
+
 async def status(connection: Connection) -> Mapping[str, Any]:
     """What an operator asks first: state, positions, whether this is the server that the log was stamped with, what is paused."""
     row = await connection.fetchrow(_STATUS)
@@ -116,6 +127,11 @@ _STATUS: Final = """
         coalesce(es.moved(), 'no') AS moved,
         coalesce((SELECT string_agg(role, ' ' ORDER BY role) FROM es.paused_role), 'none') AS paused
     FROM es.log
+"""
+_OVERRIDE: Final = """
+    INSERT INTO consumer.breaker_override (consumer, log, stage, error_class, at, until, who, reason)
+    SELECT consumer, log, stage, reason, now(), now() + make_interval(mins => $2), $3, $4 FROM consumer.stopped WHERE consumer = $1
+    RETURNING consumer, log, stage, error_class, until
 """
 _SHOWN: Final = "SELECT state, ARRAY(SELECT role FROM es.paused_role) AS paused FROM es.log"
 _CHANGES: Final = "SELECT at, subject, was, becomes, who, reason FROM es.log_change ORDER BY number DESC LIMIT $1"
