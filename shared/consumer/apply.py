@@ -106,14 +106,17 @@ class Run:
 
 
 def follow(source: str, place: Place, messages: Sequence[Message]) -> Run:
-    """The records among `messages` that come next after `place`. A record of another log, or that is not what was sealed, is missing."""
+    """The records among `messages` that come next after `place`. A record of another log, or that is not what was sealed, is missing.
+
+    So is one at the very position reached that says another hash: the log has forked, and what comes after it is not what was read.
+    """
     run = Run()
     for message in messages:
         entry = None
         with suppress(EnvelopeError):
             record = record_of(message.headers, message.value)
             ours = record.service == source and place.log_id in {None, record.log_id}
-            if ours and record.position <= place.position:
+            if ours and record.position <= place.position and not _has_forked(place, record, message):
                 run.repeated += 1
                 run.gap = False if record.position == place.position else run.gap
                 continue
@@ -127,6 +130,10 @@ def follow(source: str, place: Place, messages: Sequence[Message]) -> Run:
         run.gap = False
         place = entry.place
     return run
+
+
+def _has_forked(place: Place, record: Record, message: Message) -> bool:
+    return record.position == place.position and dict(message.headers).get("ce_chainhash") != place.hash.hex().encode()
 
 
 def _verified(place: Place, record: Record, message: Message) -> Entry | None:
@@ -444,7 +451,7 @@ async def blocked_keys(connection: Connection, part: Part, entries: Sequence[Ent
     return {row["key"] for row in await connection.fetch(_SELECT_BLOCKED, part.consumer, part.source, stage, keys)}
 
 
-async def given_up(connection: Connection, part: Part, entries: Sequence[Entry], *stages: Stage) -> set[UUID]:
+async def given_up(connection: "Connection | Pool", part: Part, entries: Sequence[Entry], *stages: Stage) -> set[UUID]:
     """The events among `entries` that two persons gave up, at any of the stages: they are passed over, live and in replay.
 
     What was given up for `views` is given up in every schema of read models, also in one that is being built.
