@@ -137,6 +137,14 @@ def _heads() -> Json:
                 "published": whole,
                 "chain_hash": {"type": "string"},
                 "time": {"type": "string", "format": "date-time"},
+                "figures": {
+                    "description": "本服务在该位置的核对数 / what the owner counted of its log at a position, to be compared",
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "object",
+                        "properties": {"position": whole, "total": {"type": "integer"}, "digest": {"type": "integer"}},
+                    },
+                },
             },
         },
     }

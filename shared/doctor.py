@@ -20,6 +20,8 @@ from shared.states import status
 
 SKEW_SECONDS_WARN: Final = 0.5
 SKEW_SECONDS_BAD: Final = 5.0
+DISK_DAYS_WARN: Final = 90.0
+DISK_DAYS_BAD: Final = 14.0
 SILENT_SECONDS_WARN: Final = 15.0
 """A log speaks of itself every two seconds."""
 
@@ -51,6 +53,8 @@ class Patient:
     key: bytes
     migrations: Sequence[MigrationSet]
     projections: Sequence[Projection]
+    free_gb: float | None = None
+    """What is free on the database's disk; a database cannot be asked for it."""
 
 
 async def examine(patient: Patient) -> AsyncIterator[Line]:
@@ -204,8 +208,17 @@ async def _disk(patient: Patient) -> Line:
     row = await patient.connection.fetchrow(_DISK)
     assert row is not None
     size, days = row["size"] / 1e6, row["days"]
-    forecast = f", about {size / days:.1f} MB a day since it was made" if days >= 1 else ""
-    return Line("ok", "disk", f"the database takes {size:.0f} MB{forecast}; what is free, the machine must say")
+    text = f"the database takes {size:.0f} MB"
+    if days is None or days < 1:
+        return Line("ok", "disk", f"{text}; it is too young for a forecast")
+    daily = size / 2 / days
+    text += f", {daily:.1f} MB more each day of the last {days:.0f}"
+    if patient.free_gb is None:
+        return Line("ok", "disk", f"{text}; how long that lasts is said with --free-gb")
+    left = patient.free_gb * 1000 / daily
+    if left >= DISK_DAYS_WARN:
+        return Line("ok", "disk", f"{text}; what is free lasts for {left:.0f} days")
+    return Line("bad" if left < DISK_DAYS_BAD else "warn", "disk", f"{text}; what is free lasts for {left:.0f} days: make room")
 
 
 async def _grants(patient: Patient) -> Line:
@@ -258,6 +271,13 @@ _APP: Final = {
     "es.command": frozenset({"SELECT", "INSERT"}),
     "es.claim": frozenset({"SELECT", "INSERT", "DELETE"}),
     "es.relay_mark": frozenset({"SELECT", "INSERT", "UPDATE"}),
+    "consumer.position": frozenset({"SELECT", "INSERT", "UPDATE"}),
+    "consumer.withdrawn": frozenset({"SELECT", "INSERT", "UPDATE"}),
+    "consumer.head": frozenset({"SELECT", "INSERT", "UPDATE"}),
+    "consumer.parked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
+    "consumer.blocked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
+    "consumer.deadline": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
+    "consumer.views": frozenset({"SELECT"}),
     "keys.person": frozenset({"SELECT", "INSERT", "UPDATE"}),
 }
 """What the app role may do with the tables that matter most: neither more nor less."""
@@ -278,8 +298,9 @@ _DURABILITY: Final = """
         current_setting('synchronous_standby_names') AS synchronous_standby_names, (SELECT count(*) FROM pg_stat_replication) AS standbys
 """
 _DISK: Final = """
-    SELECT pg_database_size(current_database())::float8 AS size, extract(epoch FROM clock_timestamp() - made_at)::float8 / 86400 AS days
-    FROM es.log
+    SELECT pg_database_size(current_database())::float8 AS size,
+        (SELECT extract(epoch FROM clock_timestamp() - recorded_at)::float8 / 86400 FROM es.event
+         WHERE position = (SELECT (max(position) + 1) / 2 FROM es.event)) AS days
 """
 _ROLES: Final = """
     SELECT rolname, rolsuper AS superuser, rolcreaterole AS "create roles", rolcreatedb AS "create databases",

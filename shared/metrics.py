@@ -170,8 +170,24 @@ class Metrics:
         }
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
+    reconciliation_difference = _Declared(
+        Gauge,
+        ("figure", "source"),
+        zh="与源服务核对的差额, 必须为 0; 仅构成不同时为 1",
+        en="How far what this service counted of another's log is from the owner's count at the same position, must be 0; 1 where only the "
+        "make-up differs",
+    )
+    reconciliation_timestamp_seconds = _Declared(
+        Gauge,
+        ("figure", "source"),
+        zh="最近一次在同一位置核对的时间, 尚未核对则为进程启动时间",
+        en="When the two were last compared at the same position; before that, when the process started",
+    )
         self.build_info.labels(version, python_version()).set(1)
 
+    db_pool_wait_seconds = _Declared(
+        Histogram, ("pool",), zh="等待数据库连接的时间", en="Time until a connection of a pool was given out, a new one's making included"
+    )
     def render(self) -> bytes:
         """The text that Prometheus scrapes (`CONTENT_TYPE`)."""
         return generate_latest(cast("CollectorRegistry", _WithService(self._registry, self._service)))

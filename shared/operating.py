@@ -1,8 +1,10 @@
 """The operator's commands of every service: doctor, verification, recovery, states of the log, pauses of roles."""
 
+import asyncio
 import getpass
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Annotated, Any, Final
 
 import typer
@@ -10,7 +12,8 @@ import typer
 from shared import states
 from shared.application import Claims
 from shared.codec import Codec
-from shared.consumer.values import Projection
+from shared.consumer.figures import LOOK_SECONDS, Compared, compare
+from shared.consumer.values import Consumers
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.doctor import Line, Patient, examine
 from shared.kafka import LOST_ERRORS
@@ -23,6 +26,7 @@ from shared.states import Because, StateError
 from shared.verify import verify
 
 STATEMENT_SECONDS_MAX: Final = 120.0
+_ROW: Final = "{:<12}{:<14}{:>10}{:>12}{:>12}  {}"
 
 Run = Callable[[Callable[[Settings], Coroutine[Any, Any, None]]], None]
 """Runs one command with the settings that were read for it."""
@@ -35,10 +39,14 @@ By = Annotated[str, typer.Option(help="Who changes it; kept with the change.", d
 class Operated:
     """What these commands need of a service."""
 
-    name: str
+    consumers: Consumers[Any]
     claims: Claims
-    projections: Sequence[Projection]
     migrations: Sequence[MigrationSet]
+
+    @property
+    def name(self) -> str:
+        """The service."""
+        return self.consumers.service
 
 
 def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
@@ -46,9 +54,20 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     service = operated.name
 
     @app.command()
-    def doctor() -> None:
+    def doctor(
+        free_gb: Annotated[float | None, typer.Option(help="What is free on the database's disk, for the forecast.")] = None,
+    ) -> None:
         """Look at everything the service stands on: one line each, ok, warn or bad, with what to do; exit code 1 when anything is bad."""
-        run(lambda settings: _doctor(operated, settings))
+        run(lambda settings: _doctor(operated, settings, free_gb))
+
+    @app.command()
+    def reconcile(
+        within: Annotated[float, typer.Option(help="Seconds to wait until both stand at the same position.")] = 60.0,
+    ) -> None:
+        """Hold what this service counts of the others' logs against their own count: exit code 1 when anything differs, 2 when something
+        could not be compared. Changes nothing.
+        """
+        run(lambda settings: _reconcile(operated, settings, within))
 
     @app.command(name="verify")
     def verify_() -> None:
@@ -70,7 +89,7 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     @log.command()
     def status() -> None:
         """State, positions, paused roles, and the last changes with who and why."""
-        run(lambda settings: _with_owner(service, settings, _status))
+        run(lambda settings: with_owner(service, settings, _status))
 
     @log.command(name="open")
     def open_(reason: Reason, by: By) -> None:
@@ -96,7 +115,7 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
         run(lambda settings: _changing(service, settings, lambda c: states.resume_role(c, name, Because(by, reason))))
 
 
-async def _doctor(operated: Operated, settings: Settings) -> None:
+async def _doctor(operated: Operated, settings: Settings, free_gb: float | None) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
     bad = False
     try:
@@ -116,7 +135,8 @@ async def _doctor(operated: Operated, settings: Settings) -> None:
                 prefix=settings.topic_prefix,
                 key=read_key(settings.key_file),
                 migrations=operated.migrations,
-                projections=operated.projections,
+                projections=operated.consumers.projections,
+                free_gb=free_gb,
             )
             async for line in examine(patient):
                 typer.echo(line)
@@ -125,6 +145,36 @@ async def _doctor(operated: Operated, settings: Settings) -> None:
         connection.terminate()
     if bad:
         raise typer.Exit(1)
+
+
+async def _reconcile(operated: Operated, settings: Settings, within: float) -> None:
+    dsn, name, until = settings.postgres_dsn.get_secret_value(), f"{operated.name} reconcile", monotonic() + within
+    try:
+        connection = await connect(dsn, name)
+        roles = await roles_of(connection)
+        await connection.close(timeout=5)
+        async with open_pool(dsn, name, 1, role=roles.app, statement_seconds=STATEMENT_SECONDS_MAX) as pool:
+            found = await compare(pool, operated.consumers)
+            while any(each.difference is None for each in found) and monotonic() < until:
+                await asyncio.sleep(LOOK_SECONDS)
+                found = await compare(pool, operated.consumers)
+    except ABSENT as error:
+        typer.echo(f"not compared: the database did not answer ({type(error).__name__}); run again", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(_ROW.format("figure", "of", "position", "here", "there", ""))
+    for each in found:
+        here, there = ("-" if counted is None else counted.total for counted in (each.here, each.place.there))
+        typer.echo(_ROW.format(each.figure.name, each.figure.source, each.place.position, here, there, _result(each)))
+    if any(each.difference for each in found):
+        raise typer.Exit(1)
+    if any(each.difference is None for each in found):
+        raise typer.Exit(2)
+
+
+def _result(compared: Compared) -> str:
+    if compared.difference is None:
+        return f"not compared: {compared.place.hindered}"
+    return f"DIFFERS by {compared.difference}" if compared.difference else "same"
 
 
 async def _verify(service: str, settings: Settings) -> None:
@@ -178,7 +228,7 @@ async def _recover(operated: Operated, settings: Settings, because: Because, *, 
         typer.echo(f"key lost, sealed fields read null, claims not rebuilt: {person}")
 
 
-async def _with_owner(name: str, settings: Settings, work: Callable[[Connection], Awaitable[None]]) -> None:
+async def with_owner(name: str, settings: Settings, work: Callable[[Connection], Awaitable[None]]) -> None:
     connection = await connect(settings.postgres_dsn.get_secret_value(), f"{name} operator")
     try:
         await work(connection)
@@ -194,7 +244,7 @@ async def _changing(name: str, settings: Settings, change: Callable[[Connection]
         await change(connection)
         _print(await states.status(connection))
 
-    await _with_owner(name, settings, work)
+    await with_owner(name, settings, work)
 
 
 async def _status(connection: Connection) -> None:

@@ -1,5 +1,7 @@
 """Connections to the service's own PostgreSQL, with a limit on every wait (stack.md 4)."""
 
+from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import asyncpg
@@ -58,6 +60,22 @@ async def connect(
     )
 
 
+class _Pool(Pool):
+    """asyncpg's own, which says how long a borrower waited. Everything that borrows, `fetch` and its like included, comes by `_acquire`."""
+
+    def __init__(self, dsn: str, *, waited: Callable[[float], object] | None, **settings: Any) -> None:
+        super().__init__(dsn, **settings)
+        self._waited = waited
+
+    async def _acquire(self, seconds: float | None) -> Any:
+        begun = perf_counter()
+        try:
+            return await super()._acquire(seconds)
+        finally:
+            if self._waited is not None:
+                self._waited(perf_counter() - begun)
+
+
 def open_pool(
     dsn: str,
     name: str,
@@ -66,21 +84,28 @@ def open_pool(
     role: str | None = None,
     search_path: str | None = None,
     statement_seconds: float = STATEMENT_SECONDS_MAX,
+    waited: Callable[[float], object] | None = None,
 ) -> Pool:
     """A pool of up to `size` connections, made when they are first needed; use it as a context, or close it.
 
-    Nobody may leave state in a session (SET, LISTEN, session locks): connections are handed on as they are. In a transaction SET LOCAL
-    and `pg_advisory_xact_lock` are fine.
+    `waited` is told the seconds that each borrower waited for a connection, the making of a new one and waiting in vain included. Nobody
+    may leave state in a session (SET, LISTEN, session locks): connections are handed on as they are. In a transaction SET LOCAL and
+    `pg_advisory_xact_lock` are fine.
     """
 
     async def leave_as_it_is(_connection: Any) -> None:
         return
 
-    return asyncpg.create_pool(
+    return _Pool(
         dsn,
+        waited=waited,
         min_size=0,
         max_size=size,
+        max_queries=50_000,
         max_inactive_connection_lifetime=300.0,
+        loop=None,
+        connection_class=asyncpg.Connection,
+        record_class=asyncpg.Record,
         reset=leave_as_it_is,
         timeout=CONNECT_SECONDS_MAX,
         command_timeout=statement_seconds + _CLIENT_GRACE_SECONDS,

@@ -15,15 +15,16 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import asyncpg
 import typer
 
-from shared import VERSION, consumer, eventstore, logs, operating, parked, privacy, rebuild, states
+from shared import VERSION, consumer, eventstore, logs, operating, privacy, rebuild, releasing, states
 from shared.application import Claims, UseCase
 from shared.clock import Clock
 from shared.codec import Codec
+from shared.consumer.figures import LOOK_SECONDS, Reconciliation
 from shared.consumer.gauges import refresh
 from shared.consumer.heads import follow_heads
 from shared.consumer.inbox import reactors, run_inbox
 from shared.consumer.schema import ensure_views, keep_looking
-from shared.consumer.values import Consumers, Deadlines, LookUp, Projection, Reaction, no_deadlines
+from shared.consumer.values import Consumers, Deadlines, Figure, LookUp, Projection, Reaction, no_deadlines
 from shared.consumer.views import run_views
 from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
@@ -35,6 +36,7 @@ from shared.eventstore.submit import Commands
 from shared.http.api import Api
 from shared.http.app import build_app
 from shared.http.auth import Authenticator
+from shared.http.fields import CODES
 from shared.http.probes import probes
 from shared.http.query import Query, Views
 from shared.http.serve import serve
@@ -95,6 +97,7 @@ class Service(Generic[L]):
     look_ups: Sequence[LookUp]
     deadlines: Deadlines = no_deadlines
     reactions: Sequence[Reaction[L]]
+    figures: Sequence[Figure] = ()
     migrations: MigrationSet
     imbalance: Callable[[Connection], Awaitable[int]] | None = None
 
@@ -108,6 +111,7 @@ class Service(Generic[L]):
             deadlines=self.deadlines,
             reactions=self.reactions,
             use_cases={each.name: each for each in self.use_cases},
+            figures=self.figures,
         )
 
 
@@ -146,26 +150,9 @@ def main(service: Service[Any]) -> None:
         """Bring the database to its newest schema and create the topics."""
         run(lambda settings: run_migrations(service, settings))
 
-    commands = typer.Typer(no_args_is_help=True, help="Keys that are held back because an event of theirs could not be applied.")
-    app.add_typer(commands, name="parked")
-
-    @commands.command(name="list")
-    def list_() -> None:
-        """Every parked key, with why and since when."""
-        run(lambda settings: _parked(settings, parked.list_keys))
-
-    @commands.command()
-    def show(key: str) -> None:
-        """The parked events of one key, in order, without their content."""
-        run(lambda settings: _parked(settings, lambda pool: parked.show(pool, key)))
-
-    @commands.command()
-    def retry(key: str) -> None:
-        """Apply a key's parked events in order; the first that fails again keeps the rest parked."""
-        run(lambda settings: _retry(service, settings, key))
-
     rebuild.add_commands(app, rebuild.ReadModels(service.consumers, service.api_sql, service.imbalance), run)
-    operating.add_commands(app, operating.Operated(service.name, service.claims, service.projections, _migration_sets(service)), run)
+    releasing.add_commands(app, releasing.Releasing(service.name, lambda settings: _at_hand(service, settings), _words(service)), run)
+    operating.add_commands(app, operating.Operated(service.consumers, service.claims, _migration_sets(service)), run)
     app()
 
 
@@ -177,8 +164,8 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
     if roles is None:
         return
     async with (
-        _pool(dsn, f"{service.name} store", STORE_CONNECTIONS_MAX, roles) as pool,
-        _pool(dsn, f"{service.name} reads", READ_CONNECTIONS_MAX, roles) as reads,
+        _pool(service.name, "store", dsn, STORE_CONNECTIONS_MAX, roles, metrics) as pool,
+        _pool(service.name, "reads", dsn, READ_CONNECTIONS_MAX, roles, metrics) as reads,
         _engine(service, pool, key, metrics) as engine,
     ):
         waits = Waits(engine.store, pool, service.reactions)
@@ -224,11 +211,12 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
     if roles is None:
         return
     async with (
-        _pool(dsn, f"{service.name} worker", WORKER_CONNECTIONS_MAX, roles) as pool,
+        _pool(service.name, "worker", dsn, WORKER_CONNECTIONS_MAX, roles, metrics) as pool,
         _engine(service, pool, key, metrics) as engine,
     ):
         setting = _setting(service, engine, settings, pool, metrics)
-        relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics)
+        figures = Reconciliation(pool, service.consumers, metrics)
+        relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics, figures=figures.said)
         await _compare_with_kafka(relay)
         work = (
             WorkerRole("relay", relay.run),
@@ -244,6 +232,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
             tasks.create_task(every(stop, GAUGES_SECONDS, "gauges", lambda: refresh(setting, engine.clock)))
             tasks.create_task(every(stop, GAUGES_SECONDS, "states", lambda: states.refresh(pool, metrics)))
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, worker=pool)))
+            tasks.create_task(every(stop, LOOK_SECONDS, "figures", figures.look))
             if service.imbalance is not None:
                 tasks.create_task(every(stop, LEDGER_SECONDS, "ledger", lambda: _check_ledger(service, pool, metrics)))
             for role in work:
@@ -343,9 +332,10 @@ async def _roles(dsn: str) -> Roles:
 
 
 @asynccontextmanager
-async def _pool(dsn: str, name: str, size: int, roles: Roles) -> AsyncIterator[Pool]:
+async def _pool(service: str, name: str, dsn: str, size: int, roles: Roles, metrics: Metrics) -> AsyncIterator[Pool]:
     """A pool whose end is waited for only so long, whatever became of its connections."""
-    pool = await open_pool(dsn, name, size, role=roles.app)
+    waited = metrics.db_pool_wait_seconds.labels(name).observe
+    pool = await open_pool(dsn, f"{service} {name}", size, role=roles.app, waited=waited)
     try:
         yield pool
     except Exception as error:
@@ -392,18 +382,21 @@ def _setting(service: Service[Any], engine: _Engine[Any], settings: Settings, po
     )
 
 
-async def _parked(settings: Settings, look: Callable[[Pool], Awaitable[Sequence[Mapping[str, Any]]]]) -> None:
-    dsn = settings.postgres_dsn.get_secret_value()
-    async with open_pool(dsn, "parked", 1, role=(await _roles(dsn)).app) as pool:
-        for row in await look(pool):
-            typer.echo("  ".join(f"{name}={value}" for name, value in row.items()))
+def _words(service: Service[Any]) -> Mapping[str, frozenset[str]]:
+    """By the name of a column, the codes that the service has words for."""
+    said = {name: frozenset(words) for name, words in CODES.items()}
+    for column in (column for query in service.queries for column in query.columns if column.words):
+        said[column.name] = said.get(column.name, frozenset()) | frozenset(column.words or ())
+    return said
 
 
-async def _retry(service: Service[L], settings: Settings, key: str) -> None:
+@asynccontextmanager
+async def _at_hand(service: Service[L], settings: Settings) -> AsyncIterator[releasing.AtHand]:
+    """What an operator releases parked keys with."""
     dsn = settings.postgres_dsn.get_secret_value()
     metrics = Metrics(service.name, VERSION)
     async with (
-        open_pool(dsn, "parked", READ_CONNECTIONS_MAX, role=(await _roles(dsn)).app) as pool,
+        open_pool(dsn, f"{service.name} parked", READ_CONNECTIONS_MAX, role=(await _roles(dsn)).app) as pool,
         _engine(service, pool, read_key(settings.key_file), metrics) as engine,
     ):
         setting = _setting(service, engine, settings, pool, metrics)
@@ -411,6 +404,4 @@ async def _retry(service: Service[L], settings: Settings, key: str) -> None:
         async def caught_up(_source: str) -> None:
             """What is parked has been read: a row that lacks now is a fact."""
 
-        reacting = reactors(setting, engine.commands.submit, engine.look_ups, caught_up, asyncio.Event())
-        for each in await parked.retry(setting, reacting, key):
-            typer.echo(f"{each.consumer} {each.log}: {each.released} released" + (f", then {each.failed}" if each.failed else ""))
+        yield releasing.AtHand(setting, reactors(setting, engine.commands.submit, engine.look_ups, caught_up, asyncio.Event()))

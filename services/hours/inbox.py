@@ -13,7 +13,7 @@ from services.hours.domain.attendance import Activity, attendance_id
 from services.hours.domain.day import Served, day_of, split_at_midnight
 from shared.application import Command
 from shared.clock import CIVIL_ZONE
-from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, LookUp, Reaction
+from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, Figure, LookUp, Reaction
 from shared.contracts.hours import CheckedIn, CheckedOut, CheckOutMissed, HoursPolicyAdopted
 from shared.contracts.registration import (
     ActivityCancelled,
@@ -161,6 +161,9 @@ def _proposal(event: CheckedOut | CheckOutMissed, recorder_id: UUID, served: Ser
 
 
 LOOK_UPS: Final = (LookUp("registration", fold_registration), LookUp("hours", fold_policies))
+
+VOLUNTEERS: Final = Figure("volunteers", "registration", "inbox", "SELECT volunteer_id::text, 1 FROM lookup.volunteers")
+"""Who may check in: as many as registration has registered."""
 
 REACTIONS: Final[tuple[Reaction[application.LookUps], ...]] = (
     Reaction("propose_service_time", "hours", frozenset({CheckedOut.TYPE, CheckOutMissed.TYPE}), propose_service_time),

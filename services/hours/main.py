@@ -23,6 +23,7 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     look_ups=inbox.LOOK_UPS,
     deadlines=inbox.deadlines,
     reactions=inbox.REACTIONS,
+    figures=(ledger.FIGURE, inbox.VOLUNTEERS),
     migrations=inbox.MIGRATIONS,
     imbalance=ledger.imbalance,
 )

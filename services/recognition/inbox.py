@@ -14,7 +14,7 @@ from services.recognition.application import REASSESS_STARS, Reassess
 from services.recognition.domain.policy import POLICY_STREAM_ID
 from services.recognition.domain.star import Confirmed
 from shared.application import Command
-from shared.consumer.values import Fact, LookUp, Reaction
+from shared.consumer.values import Fact, Figure, LookUp, Reaction
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.contracts.recognition import StarGranted, StarPolicyAdopted, StarWithdrawalReason
 from shared.contracts.registration import VolunteerRegistered
@@ -111,6 +111,12 @@ LOOK_UPS: Final = (
     LookUp("hours", fold_minutes),
     LookUp("recognition", fold_policies),
 )
+
+FIGURES: Final = (
+    Figure("volunteers", "registration", "inbox", "SELECT volunteer_id::text, 1 FROM lookup.volunteers"),
+    Figure("minutes", "hours", "inbox", "SELECT volunteer_id::text, minutes FROM lookup.confirmed_minutes"),
+)
+"""Who may hold stars, and the minutes behind these: as many as registration has registered, and hours has confirmed."""
 
 REACTIONS: Final = (
     Reaction("reassess_stars", "hours", frozenset({ServiceTimeCorrected.TYPE, ServiceTimeReversed.TYPE}), react_to_fewer_hours),

@@ -3,6 +3,7 @@
 from typing import Final
 
 from services.recognition import application, inbox, projections
+from services.recognition.projections import stars
 from shared.contracts import recognition
 from shared.process import Service
 
@@ -21,5 +22,6 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     look_up_reader=inbox.LookUps,
     look_ups=inbox.LOOK_UPS,
     reactions=inbox.REACTIONS,
+    figures=(stars.FIGURE, *inbox.FIGURES),
     migrations=inbox.MIGRATIONS,
 )

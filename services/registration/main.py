@@ -22,5 +22,6 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     look_ups=inbox.LOOK_UPS,
     deadlines=inbox.deadlines,
     reactions=inbox.REACTIONS,
+    figures=projections.FIGURES,
     migrations=inbox.MIGRATIONS,
 )

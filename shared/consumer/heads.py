@@ -1,7 +1,7 @@
 """What each source log says of itself: every worker reads the `heads` topics into `consumer.head` (architecture, section 7)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
@@ -10,6 +10,7 @@ from uuid import UUID
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
 
 from shared import logs
 from shared.consumer.setting import Setting
@@ -25,6 +26,16 @@ _POLL_MILLISECONDS: Final = 500
 _log = logs.logger()
 
 
+class Counted(BaseModel):
+    """What was counted of a log when one of its readers stood at `position`: the sum, and a digest of what it is made of."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    position: int
+    total: int
+    digest: int
+
+
 class HeadSaid(BaseModel):
     """A record of a `heads` topic: where the log stands, by its own word."""
 
@@ -36,6 +47,8 @@ class HeadSaid(BaseModel):
     published: int
     chain_hash: str
     time: datetime
+    figures: Mapping[str, Counted] = {}
+    """What the log's owner counted of it while it was at rest, by the figure's name."""
 
 
 async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
@@ -78,13 +91,16 @@ async def keep(pool: Pool, source: str, records: Sequence[Any]) -> None:
         except (ValidationError, ValueError) as error:
             _log.warning("head_not_readable", source=source, exc_info=error)
             continue
-        await pool.execute(_KEEP, source, said.log_id, said.head, said.sealed, said.published, chain_hash, said.time)
+        figures = to_json(said.figures).decode()
+        await pool.execute(_KEEP, source, said.log_id, said.head, said.sealed, said.published, chain_hash, said.time, figures)
         return
 
 
 _KEEP: Final = """
-    INSERT INTO consumer.head (log, log_id, head, sealed, published, chain_hash, said_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO consumer.head (log, log_id, head, sealed, published, chain_hash, said_at, figures)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
     ON CONFLICT (log) DO UPDATE SET log_id = excluded.log_id, head = excluded.head, sealed = excluded.sealed,
-        published = excluded.published, chain_hash = excluded.chain_hash, said_at = excluded.said_at, seen_at = clock_timestamp()
+        published = excluded.published, chain_hash = excluded.chain_hash, said_at = excluded.said_at, figures = excluded.figures,
+        seen_at = clock_timestamp()
     WHERE consumer.head.said_at <= excluded.said_at
 """

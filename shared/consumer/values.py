@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Generic, LiteralString, TypeVar
+from typing import Any, Generic, Literal, LiteralString, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 from shared.application import Actor, Command, Role, UseCase
@@ -83,6 +83,20 @@ def no_deadlines(_fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
     return ()
 
 
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What is counted of one log by its owner and by who reads it, each from what its own folds wrote: at one position they count the same.
+
+    `rows` is a query of (key text, amount bigint), one row for each person or thing; an amount of zero is as good as no row. `consumer`
+    is whose position the rows stand at: for `views` they are found in the live schema, for `inbox` names are qualified.
+    """
+
+    name: str
+    source: str
+    consumer: Literal["views", "inbox"]
+    rows: LiteralString
+
+
 class NotYetError(Exception):
     """A reaction lacks a row that may still be under way in another log: it waits for that log's look-ups, then decides without (D10).
 
@@ -119,6 +133,7 @@ class Consumers(Generic[L]):
     deadlines: Deadlines
     reactions: Sequence[Reaction[L]]
     use_cases: Mapping[str, UseCase[Any, L]]
+    figures: Sequence[Figure] = ()
 
 
 def system_actor(service: str) -> Actor:

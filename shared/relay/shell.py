@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import Final
@@ -254,6 +254,7 @@ class Relay:
             "published": published.position,
             "chain_hash": seen.sealed.hash.hex(),
             "time": (await system_clock()).isoformat(),
+            "figures": self._figures(),
         }
         await self._publisher.say(json.dumps(heads).encode())
         self._heads_due_at = monotonic() + HEADS_SECONDS

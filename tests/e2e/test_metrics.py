@@ -198,6 +198,7 @@ HERE: Final[Mapping[str, Callable[[Figures], bool]]] = {
         min(f.of("db_pool_connections", pool="store", state="open")) >= 1
         and min(f.of("db_pool_connections", pool="worker", state="open")) >= 1
     ),
+    "db_pool_wait_seconds": lambda f: all(min(f.of("db_pool_wait_seconds_count", pool=each)) > 0 for each in ("store", "reads", "worker")),
     "db_errors_total": lambda f: sum(f.of("db_errors_total", "recognition-api", pool="lane")) >= 1,
     "build_info": lambda f: f.of("build_info") == [1.0] * 6,
 }
@@ -219,6 +220,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "log_recovering": f"{_FAULTS}test_a_log_that_kafka_is_ahead_of_waits_for_recovery_and_publishes_nothing",
     "producer_recreated_total": f"{_FAULTS}test_a_record_that_the_broker_refuses_holds_the_relay_but_breaks_nothing",
     "consumer_lag_events": f"{_VIEWS}test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how_far",
+    "consumer_source_contradicts": f"{_VIEWS}test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how_far",
     "parked_keys": _PARKED,
     "parked_messages": _PARKED,
     "parked_oldest_timestamp_seconds": _PARKED,

@@ -9,7 +9,7 @@ from uuid import UUID
 from services.hours.projections import units
 from services.hours.projections.entries import CHANGES
 from shared.application import Role
-from shared.consumer.values import Fact, Projection
+from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.http.query import Column, Filter, Query
 from shared.postgres import Connection
@@ -100,6 +100,14 @@ _ADD_TO_BALANCES: Final[LiteralString] = """
 _SELECT_IMBALANCE: Final[LiteralString] = "SELECT imbalance_minutes FROM api.ledger_sum"
 
 LEDGER: Final = Projection("ledger", "hours", Path(__file__).with_suffix(".sql"), fold)
+
+FIGURE: Final = Figure(
+    "minutes",
+    "hours",
+    "views",
+    "SELECT volunteer_id::text, sum(timed_minutes + back_entered_minutes + transferred_minutes) FROM balances GROUP BY 1",
+)
+"""The minutes that count; recognition decides on as many, and registration shows them."""
 
 _READERS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR})
 _VOLUNTEER: Final = Filter("volunteer", "uuid", "志愿者", "Volunteer")

@@ -6,7 +6,7 @@ from typing import Final, LiteralString
 
 from services.recognition.projections import units
 from shared.application import Role
-from shared.consumer.values import Fact, Projection
+from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.recognition import StarGranted, StarWithdrawn
 from shared.http.query import Column, Filter, Query
 from shared.postgres import Connection
@@ -48,6 +48,9 @@ _INSERT: Final[LiteralString] = """
 """
 
 STARS: Final = Projection("stars", "recognition", Path(__file__).with_suffix(".sql"), fold)
+
+FIGURE: Final = Figure("stars", "recognition", "views", "SELECT volunteer_id::text, count(*) FROM stars GROUP BY 1")
+"""The stars that are held; registration shows as many."""
 
 QUERY: Final = Query(
     name="stars",

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from services.registration.projections import activities, programmes, volunteer_records, volunteers
-from shared.consumer.values import Projection
+from shared.consumer.values import Figure, Projection
 from shared.http.query import Query
 
 PROJECTIONS: Final[tuple[Projection, ...]] = (
@@ -25,5 +25,7 @@ QUERIES: Final[tuple[Query, ...]] = (
     programmes.UNITS,
     programmes.ROLES,
 )
+
+FIGURES: Final[tuple[Figure, ...]] = (volunteers.FIGURE, *volunteer_records.FIGURES)
 
 API_SQL: Final = Path(__file__).parent / "api.sql"

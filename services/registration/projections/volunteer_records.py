@@ -8,7 +8,7 @@ from uuid import UUID
 from services.registration.projections.programmes import BY_UNIT
 from services.registration.projections.volunteers import STANDINGS
 from shared.application import Role
-from shared.consumer.values import Fact, Projection
+from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
 from shared.http.query import Column, Filter, Query
@@ -54,6 +54,12 @@ _SET_STARS: Final[LiteralString] = """
 
 MINUTES: Final = Projection("volunteer_minutes", "hours", Path(__file__).with_name("volunteer_minutes.sql"), fold_hours)
 STARS: Final = Projection("volunteer_stars", "recognition", Path(__file__).with_name("volunteer_stars.sql"), fold_stars)
+
+FIGURES: Final = (
+    Figure("minutes", "hours", "views", "SELECT volunteer_id::text, timed + back_entered + transferred FROM volunteer_minutes"),
+    Figure("stars", "recognition", "views", "SELECT volunteer_id::text, count(*) FROM volunteer_stars WHERE is_held GROUP BY 1"),
+)
+"""What the other two count of each volunteer."""
 
 QUERY: Final = Query(
     name="volunteer_overview",

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.registration.projections.programmes import BY_UNIT
 from shared.application import Role
-from shared.consumer.values import Fact, Projection
+from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.registration import (
     ConsentGiven,
     ConsentWithdrawn,
@@ -112,6 +112,9 @@ _UPSERT: Final[LiteralString] = """
 _ERASE: Final = "UPDATE volunteers SET name = NULL, phone = NULL, skills = NULL WHERE volunteer_id = $1"
 
 VOLUNTEERS: Final = Projection("volunteers", "registration", Path(__file__).with_suffix(".sql"), fold, _ERASE)
+
+FIGURE: Final = Figure("volunteers", "registration", "views", "SELECT volunteer_id::text, 1 FROM volunteers")
+"""Everybody who ever registered; the other services know as many."""
 
 STANDINGS: Final = {
     "registered": ("已注册", "registered"),
