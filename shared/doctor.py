@@ -271,6 +271,7 @@ _APP: Final = {
     "es.command": frozenset({"SELECT", "INSERT"}),
     "es.claim": frozenset({"SELECT", "INSERT", "DELETE"}),
     "es.relay_mark": frozenset({"SELECT", "INSERT", "UPDATE"}),
+    "keys.person": frozenset({"SELECT", "INSERT", "UPDATE"}),
     "consumer.position": frozenset({"SELECT", "INSERT", "UPDATE"}),
     "consumer.withdrawn": frozenset({"SELECT", "INSERT", "UPDATE"}),
     "consumer.head": frozenset({"SELECT", "INSERT", "UPDATE"}),
@@ -278,7 +279,6 @@ _APP: Final = {
     "consumer.blocked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
     "consumer.deadline": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
     "consumer.views": frozenset({"SELECT"}),
-    "keys.person": frozenset({"SELECT", "INSERT", "UPDATE"}),
 }
 """What the app role may do with the tables that matter most: neither more nor less."""
 

@@ -154,8 +154,24 @@ class Metrics:
     )
     deadlines_due = _Declared(Gauge, zh="已到期未处理的期限", en="Deadlines that are due and not yet fired")
     ledger_imbalance_minutes = _Declared(Gauge, zh="时长账不平的分钟数, 必须为 0", en="Sum of all ledger postings, which must be 0")
+    reconciliation_difference = _Declared(
+        Gauge,
+        ("figure", "source"),
+        zh="与源服务核对的差额, 必须为 0; 仅构成不同时为 1",
+        en="How far what this service counted of another's log is from the owner's count at the same position, must be 0; 1 where only the "
+        "make-up differs",
+    )
+    reconciliation_timestamp_seconds = _Declared(
+        Gauge,
+        ("figure", "source"),
+        zh="最近一次在同一位置核对的时间, 尚未核对则为进程启动时间",
+        en="When the two were last compared at the same position; before that, when the process started",
+    )
     retries_total = _Declared(Counter, ("cause",), zh="暂时性错误后的重试", en="Retries after a transient error, by cause")
     db_pool_connections = _Declared(Gauge, ("pool", "state"), zh="数据库连接数", en="Connections of a pool by state (open, idle)")
+    db_pool_wait_seconds = _Declared(
+        Histogram, ("pool",), zh="等待数据库连接的时间", en="Time until a connection of a pool was given out, a new one's making included"
+    )
     db_errors_total = _Declared(Counter, ("pool", "cause"), zh="数据库错误", en="Database errors by pool and cause")
     key_unwrap_failures_total = _Declared(
         Counter, zh="打不开的个人密钥次数", en="Persons' keys that did not open: the wrong key file, or a damaged row"
@@ -170,24 +186,8 @@ class Metrics:
         }
         ProcessCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-    reconciliation_difference = _Declared(
-        Gauge,
-        ("figure", "source"),
-        zh="与源服务核对的差额, 必须为 0; 仅构成不同时为 1",
-        en="How far what this service counted of another's log is from the owner's count at the same position, must be 0; 1 where only the "
-        "make-up differs",
-    )
-    reconciliation_timestamp_seconds = _Declared(
-        Gauge,
-        ("figure", "source"),
-        zh="最近一次在同一位置核对的时间, 尚未核对则为进程启动时间",
-        en="When the two were last compared at the same position; before that, when the process started",
-    )
         self.build_info.labels(version, python_version()).set(1)
 
-    db_pool_wait_seconds = _Declared(
-        Histogram, ("pool",), zh="等待数据库连接的时间", en="Time until a connection of a pool was given out, a new one's making included"
-    )
     def render(self) -> bytes:
         """The text that Prometheus scrapes (`CONTENT_TYPE`)."""
         return generate_latest(cast("CollectorRegistry", _WithService(self._registry, self._service)))
