@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ ONLY_LONG = frozenset({LONG})
 ANSWERS_WITHIN_S = 60.0
 
 
+class Skipped(Exception):
+    """This machine does not allow the fault; the text says what is missing."""
+
+
 @dataclass
 class Scene:
     """A running cluster with clients in front of it that never stop asking."""
@@ -30,10 +35,21 @@ class Scene:
     happened: Counter[str] = field(default_factory=Counter)
     """Facts that a run claims to have met ("sometimes" assertions); a fault or a checker that saw one counts it."""
 
-    async def answers(self, n: int = 10, within: float = ANSWERS_WITHIN_S) -> None:
-        """Until `n` more commands are answered. Fails after `within` seconds."""
-        enough = len(self.clients.history) + n
-        await until(lambda: len(self.clients.history) >= enough, within, f"{n} more answers")
+    async def answers(self, n: int = 10, within: float = ANSWERS_WITHIN_S, service: str = "") -> float:
+        """Until `n` more commands are answered, if need be those of one service; the seconds that it took. Fails after `within`."""
+        enough = self.answered(service) + n
+        return await until(lambda: self.answered(service) >= enough, within, f"{n} more answers {service}")
+
+    def answered(self, service: str = "") -> int:
+        """How many commands have been answered, of one service or of all."""
+        return sum(each.service == service for each in self.clients.history) if service else len(self.clients.history)
+
+    @contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """A block in which no process of ours ends or is started anew."""
+        before = self.cluster.pids()
+        yield
+        assert self.cluster.pids() == before, "a process has ended"
 
     def lasts(self, *, smoke: float, long: float) -> float:
         """The seconds of a fault in this profile."""
@@ -52,4 +68,4 @@ class Fault:
     """Whether commands must go on being answered while it lasts."""
     profiles: frozenset[str]
     strike: Callable[[Scene], Awaitable[None]]
-    """Injects it, waits while clients go on, heals it in any case. Raises AssertionError when what must happen did not."""
+    """Injects it, waits while clients go on, heals it in any case. Raises AssertionError when what must happen did not, and Skipped."""

@@ -1,5 +1,107 @@
-"""What operators do wrong."""
+"""What operators do wrong: the same twice, at once, or in the middle of everything."""
 
-from tests.faults.nemesis.fault import Fault
+import asyncio
+import os
+import sys
+from datetime import date, timedelta
+from functools import partial
 
-FAULTS: tuple[Fault, ...] = ()
+from deploy.local.environment import SERVICES
+from deploy.local.places import CHECKOUT
+from tests.faults import world
+from tests.faults.nemesis.fault import BOTH, Fault, Scene
+from tests.faults.system import until
+
+COMMAND_WITHIN_S = 120.0
+PARKED_WITHIN_S = 30.0
+
+
+async def operate(scene: Scene, service: str, *command: str) -> tuple[int, str]:
+    """One of the service's commands, as an operator gives it: its exit code and what it said. Fails when it does not end in time."""
+    environment = {**os.environ, **scene.cluster.environment(service)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", f"services.{service}", *command,
+        cwd=CHECKOUT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(COMMAND_WITHIN_S):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def retried_twice(scene: Scene) -> None:
+    """A policy that the read model did not take is parked; it is retried by two at once and once more, and it is there once."""
+    cluster = scene.cluster
+    ((schema,),) = await cluster.sql("hours", "SELECT schema FROM consumer.views WHERE live")
+    version = f"faults-{scene.random.getrandbits(40):x}"
+    table = f"{schema}.hours_policies"
+    await cluster.sql("hours", f"ALTER TABLE {table} ADD CONSTRAINT faults CHECK (version <> '{version}') NOT VALID")
+    try:
+        ((last,),) = await cluster.sql("hours", "SELECT max(effective_from) FROM lookup.hours_policies")
+        day = max(last, date(2090, 1, 1)) + timedelta(days=1)
+        text = (world.SAMPLE / "hours-policy.yaml").read_text()
+        text = text.replace("2017-bureau", version).replace("effective_from: 2017-01-01", f"effective_from: {day}")
+        asked = await scene.clients.ask("hours", *world.BUREAU, "/hours-policies", {"file": text})
+        assert asked.accepted, asked
+        key = asked.answer["stream"].partition("-")[2]
+
+        async def is_parked() -> bool:
+            return await _parked(scene, key) > 0
+
+        await until(is_parked, PARKED_WITHIN_S, f"the key of {version} parked")
+        code, said = await operate(scene, "hours", "parked", "list")
+        assert code == 0 and key in said, said
+        scene.happened["parked key"] += 1
+    finally:
+        await cluster.sql("hours", f"ALTER TABLE {table} DROP CONSTRAINT faults")
+    retries = [*await asyncio.gather(*(operate(scene, "hours", "parked", "retry", key) for _ in range(2)))]
+    retries.append(await operate(scene, "hours", "parked", "retry", key))
+    assert [code for code, _ in retries] == [0, 0, 0], retries
+    assert await _parked(scene, key) == 0, retries
+    assert sum(said.count("1 released") for _, said in retries) == 1, retries
+    ((rows,),) = await cluster.sql("hours", f"SELECT count(*) FROM {table} WHERE version = $1", version)
+    assert rows == 1
+    scene.happened["parked replayed twice"] += 1
+
+
+async def _parked(scene: Scene, key: str) -> int:
+    ((events,),) = await scene.cluster.sql("hours", "SELECT count(*) FROM consumer.parked WHERE key = $1 AND consumer = 'views'", key)
+    return int(events)
+
+
+async def rebuilt_twice(scene: Scene) -> None:
+    """Two rebuild at once, under load: one says that the other is at it, the other swaps; what was live before is dropped."""
+    service = scene.random.choice(SERVICES)
+    ((before,),) = await scene.cluster.sql(service, "SELECT schema FROM consumer.views WHERE live")
+    try:
+        one, other = await asyncio.gather(operate(scene, service, "rebuild"), operate(scene, service, "rebuild"))
+        assert sorted(code for code, _ in (one, other)) == [0, 1], (one, other)
+        assert any("another rebuild is under way" in said for _, said in (one, other)), (one, other)
+        ((after,),) = await scene.cluster.sql(service, "SELECT schema FROM consumer.views WHERE live")
+        assert after != before
+        await scene.answers(10)
+    finally:
+        code, said = await operate(scene, service, "rebuild", "--drop-old")
+    assert code == 0, said
+    scene.happened["rebuilt while live"] += 1
+
+
+async def migrated_twice(scene: Scene) -> None:
+    """Two migrations of every service at once, under load: all end well, and nothing has changed."""
+    services = [service for service in SERVICES for _ in range(2)]
+    ends = await asyncio.gather(*map(partial(operate, scene), services, ["migrate"] * len(services)))
+    assert [code for code, _ in ends] == [0] * len(services), ends
+    await scene.answers(10)
+    scene.happened["migrated twice at once"] += 1
+
+
+FAULTS: tuple[Fault, ...] = (
+    Fault("F36.1", "parked replayed twice", 15, True, BOTH, retried_twice),
+    Fault("F36.2", "two rebuilds at once, while live", 15, True, BOTH, rebuilt_twice),
+    Fault("F36.3", "two migrations at once", 15, True, BOTH, migrated_twice),
+)
