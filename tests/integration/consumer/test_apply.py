@@ -100,6 +100,18 @@ async def test_a_foreign_log_is_noticed_and_not_dropped_as_already_seen(base: Ba
     assert base.counted("repeated") == 0
 
 
+async def test_a_fork_of_the_log_is_noticed_by_its_chain_and_not_dropped_as_already_seen(base: Base) -> None:
+    """Of a log that was restored and went on another way, with the same id: the first that can be held against what was read."""
+    log, reader = Log(), await consumer(base)
+    fork = Log(log_id=log.log_id)
+    await reader.take(log.count(("a", 1), ("a", 2)))
+    fork.count(("a", 1), ("a", 7), ("a", 3))
+    assert await reader.take([fork.message(2), fork.message(3)]) is True
+    assert base.counted("gap") == 2
+    assert base.counted("repeated") == 0
+    assert await base.tallied() == [(1, "a", 1), (2, "a", 2)]
+
+
 async def test_a_poison_event_parks_its_key_and_what_follows_of_it_in_order_while_others_flow(base: Base) -> None:
     log, reader = Log(), await consumer(base)
     messages = log.count(("a", 1), ("b", 2), ("a", POISON), ("c", 4), ("a", 5), ("b", 6), ("a", POISON))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import Any
-from uuid import uuid5
+from uuid import uuid4, uuid5
 
 import asyncpg
 import pytest
@@ -163,7 +163,7 @@ async def test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how
         await until(shown)
         heartbeat = base.metrics.consumer_heartbeat_timestamp_seconds.labels("views", "registration")
         assert heartbeat._value.get() == 0
-        caught_up = {**head, "head": 2, "time": said.replace(day=3).isoformat()}
+        caught_up = {**head, "head": 2, "sealed": 2, "chain_hash": log.hashes[2].hex(), "time": said.replace(day=3).isoformat()}
         await write_unreadable(servers, heads)
 
         async def beats() -> bool:
@@ -172,12 +172,27 @@ async def test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how
             return bool(heartbeat._value.get() == said.replace(day=3).timestamp())
 
         await until(beats)
+        contradicts = base.metrics.consumer_source_contradicts.labels("views", "registration")._value
+        assert contradicts.get() == 0
+        others = ({"log_id": str(uuid4())}, {"chain_hash": "11" * 32}, {"head": 1, "sealed": 1, "chain_hash": log.hashes[1].hex()})
+        for day, other in enumerate(others, start=4):
+
+            async def said_otherwise(day: int = day, other: dict[str, Any] = other) -> bool:
+                word = {**caught_up, "time": said.replace(day=day).isoformat(), **other}
+                await publish(servers, heads, [Message(0, [], json.dumps(word).encode(), "registration")])
+                await refresh(setting, system_clock)
+                kept = await base.pool.fetchval("SELECT said_at FROM consumer.head WHERE log = 'registration'")
+                return bool(kept == said.replace(day=day))
+
+            await until(said_otherwise)
+            assert contradicts.get() == 1
+            assert heartbeat._value.get() == said.replace(day=3).timestamp(), "a log that is another one does not count as followed"
     assert [tuple(row) for row in await base.pool.fetch("SELECT number, name FROM views_1.volunteer")] == [("1", "赵一鸣")]
     assert [tuple(row) for row in await base.pool.fetch("SELECT * FROM lookup.note")] == [(2, "be_named")]
     assert await base.pool.fetchval("SELECT given_position FROM consumer.withdrawn") == 2
     assert await base.pool.fetchval("SELECT reacted FROM consumer.position WHERE consumer = 'inbox' AND log = 'registration'") == 2
     freshness = await base.pool.fetch("SELECT source, applied, behind_events, as_of FROM api.freshness")
-    assert ("registration", 2, 0, said.replace(day=3)) in [tuple(row) for row in freshness]
+    assert ("registration", 2, 0, said.replace(day=6)) in [tuple(row) for row in freshness]
 
 
 async def test_parked_keys_and_due_deadlines_are_shown_and_go_when_they_are_gone(base: Base) -> None:

@@ -1,15 +1,13 @@
 """What the database itself holds, whoever tries: each invariant is attacked as the app and as the owner, around the append."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from deploy.local.postgres import LocalPostgres, scratch_database
-from shared.errors import LogClosedError, StoreUnavailableError
+from shared.errors import LogClosedError
 from shared.eventstore import MIGRATIONS
 from shared.eventstore.clock import ClockError, arrive, log_clock, travel_to
 from shared.eventstore.store import WrongLogError, ensure_log, open_store
@@ -17,7 +15,7 @@ from shared.eventstore.values import Answer
 from shared.migrate import migrate
 from shared.postgres import connect, open_pool, quote
 from tests.conftest import Databases
-from tests.integration.eventstore.conftest import SERVICE, Log, log_in, migrated
+from tests.integration.eventstore.conftest import SERVICE, Log, log_in
 from tests.integration.eventstore.decided import NOW, activity, decided
 
 INSERT = """
@@ -247,36 +245,3 @@ async def test_recorded_time_never_goes_back_even_when_the_clock_does(written: L
     await written.store.append(decided(activity(), 0))
     first, *_, last = await written.owner.fetch("SELECT recorded_at FROM es.event ORDER BY position")
     assert first["recorded_at"] == last["recorded_at"]
-
-
-async def until_shown(log: Log, names: str) -> None:
-    """Until the server has read its settings again."""
-    async with asyncio.timeout(5):
-        while await log.owner.fetchval("SHOW synchronous_standby_names") != names:  # noqa: ASYNC110  # The server has no event for it.
-            await asyncio.sleep(0.01)
-
-
-async def test_a_repeat_waits_for_the_standby_as_the_first_answer_did(own_postgres: Callable[..., LocalPostgres]) -> None:
-    server = own_postgres()
-    server.ensure_role("owner", "not a secret")
-    async with AsyncExitStack() as closing:
-        log = await log_in(closing, await migrated(server.dsn(scratch_database(server, "owner", None), "owner", "not a secret")))
-        stream = activity()
-        request = decided(stream, 0)
-        first = await log.store.append(request)
-        server.execute("ALTER SYSTEM SET synchronous_standby_names = 'absent'")
-        server.execute("SELECT pg_reload_conf()")
-        await until_shown(log, "absent")
-        began = asyncio.get_running_loop().time()
-        outcomes = await asyncio.gather(log.store.append(request), log.store.answer_of(request.command_id), return_exceptions=True)
-        assert [type(each) for each in outcomes] == [StoreUnavailableError, StoreUnavailableError]
-        assert asyncio.get_running_loop().time() - began < 4.5
-        assert await log.store.answer_of(uuid4()) is None  # What is not known has nothing to wait for.
-        assert (await log.store.head()).position == 1
-        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        server.execute("SELECT pg_reload_conf()")
-        await until_shown(log, "")
-        again = await log.store.append(request)
-        assert isinstance(again, Answer)
-        assert isinstance(first, Answer)
-        assert (again.repeated, again.first_position) == (True, first.first_position)

@@ -23,7 +23,7 @@ from shared.eventstore.store import PostgresStore, ensure_log, open_store
 from shared.eventstore.values import Answer, AppendRequest, NewEvent
 from shared.metrics import Metrics
 from shared.migrate import migrate, roles_of
-from shared.postgres import Pool, connect, open_pool
+from shared.postgres import STATEMENT_SECONDS_MAX, Pool, connect, open_pool
 from shared.relay import Relay
 from shared.relay.publisher import Publish
 from shared.relay.readback import read, reading
@@ -181,7 +181,7 @@ def finding(metrics: Metrics, cause: str) -> float:
 
 
 @contextlib.asynccontextmanager
-async def opened(dsn: str, servers: str, prefix: str) -> AsyncIterator[Log]:
+async def opened(dsn: str, servers: str, prefix: str, *, statement_seconds: float = STATEMENT_SECONDS_MAX) -> AsyncIterator[Log]:
     """The log in a database, made if there is none."""
     connection = await connect(dsn, "test")
     try:
@@ -190,7 +190,7 @@ async def opened(dsn: str, servers: str, prefix: str) -> AsyncIterator[Log]:
         roles = await roles_of(connection)
     finally:
         await connection.close()
-    async with open_pool(dsn, "test", 8, role=roles.app) as pool:
+    async with open_pool(dsn, "test", 8, role=roles.app, statement_seconds=statement_seconds) as pool:
         store = await open_store(pool, SERVICE, Metrics(SERVICE, "test"))
         try:
             yield Log(dsn, servers, prefix, pool, store, log_id)
