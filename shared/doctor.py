@@ -65,6 +65,7 @@ async def examine(patient: Patient) -> AsyncIterator[Line]:
         ("log", _log),
         ("roles", _paused),
         ("parked keys", _parked),
+        ("consumers", _stopped),
         ("topics", _topics),
         ("topic", _topic),
         ("heads", _heads),
@@ -119,6 +120,14 @@ async def _parked(patient: Patient) -> Line:
     return Line("warn", "parked keys", f"{keys}: `parked list` names them") if keys else Line("ok", "parked keys", "none")
 
 
+async def _stopped(patient: Patient) -> Line:
+    rows = await patient.connection.fetch("SELECT consumer, log, stage, reason, keys FROM consumer.stopped ORDER BY consumer, log, stage")
+    if rows:
+        said = "; ".join(f"{row['consumer']} of {row['log']} would park {row['keys']} keys for {row['reason']}" for row in rows)
+        return Line("bad", "consumers", f"stopped: {said}: bring the last release back, or let them go on (`parked override`)")
+    return Line("ok", "consumers", "none has stopped itself")
+
+
 async def _topics(patient: Patient) -> Line:
     own = [each for each in TOPICS.values() if each.owner == patient.service]
     cluster, differences = await kafka.cluster_as_declared(patient.servers, patient.prefix, own)
@@ -149,13 +158,12 @@ async def _topic(patient: Patient) -> Line:
 
 async def _heads(patient: Patient) -> Line:
     rows = await patient.connection.fetch(_HEADS)
-    other = [row["log"] for row in rows if row["read_id"] is not None and row["read_id"] != row["log_id"]]
+    other = sorted({row["log"] for row in rows if row["read_id"] is not None and row["read_id"] != row["log_id"]})
     if other:
-        return Line(
-            "bad",
-            "heads",
-            f"{', '.join(sorted(set(other)))} speaks under another log id than was read: a log made anew, or a wrong cluster",
-        )
+        return Line("bad", "heads", f"{', '.join(other)} speaks under another log id than was read: a log made anew, or a wrong cluster")
+    forked = sorted({row["log"] for row in rows if row["forked"]})
+    if forked:
+        return Line("bad", "heads", f"{', '.join(forked)} holds other events than were read here: it was restored and lost a tail; rebuild")
     silent = sorted({row["log"] for row in rows if row["ago"] > SILENT_SECONDS_WARN})
     if silent or not rows:
         return Line("warn", "heads", f"nothing was heard of {', '.join(silent) or 'any log'} lately: are relay and worker running?")
@@ -279,11 +287,15 @@ _APP: Final = {
     "consumer.blocked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
     "consumer.deadline": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
     "consumer.views": frozenset({"SELECT"}),
+    "consumer.discard_request": frozenset({"SELECT"}),
+    "consumer.discarded": frozenset({"SELECT"}),
+    "consumer.breaker_override": frozenset({"SELECT"}),
+    "consumer.stopped": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
 }
 """What the app role may do with the tables that matter most: neither more nor less."""
 
 _HEADS: Final = """
-    SELECT head.log, head.log_id, place.log_id AS read_id,
+    SELECT head.log, head.log_id, place.log_id AS read_id, head.sealed = place.applied AND head.chain_hash <> place.applied_hash AS forked,
         extract(epoch FROM clock_timestamp() - head.seen_at)::float8 AS ago
     FROM consumer.head AS head LEFT JOIN consumer.position AS place USING (log)
 """
@@ -302,6 +314,7 @@ _DISK: Final = """
         (SELECT extract(epoch FROM clock_timestamp() - recorded_at)::float8 / 86400 FROM es.event
          WHERE position = (SELECT (max(position) + 1) / 2 FROM es.event)) AS days
 """
+"""The size, and how long the later half of the log took: what grows grows with the log, and the figure follows a change of pace."""
 _ROLES: Final = """
     SELECT rolname, rolsuper AS superuser, rolcreaterole AS "create roles", rolcreatedb AS "create databases",
         rolbypassrls AS "bypass policies", rolreplication AS replicate, rolcanlogin AS "log in",

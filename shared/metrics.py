@@ -131,11 +131,18 @@ class Metrics:
         zh="落后源日志的事件数",
         en="Events between the source's head (from its heads topic) and the consumer",
     )
+    consumer_source_contradicts = _Declared(
+        Gauge,
+        ("consumer", "source"),
+        zh="源日志自述与已读的不符: 另一日志, 同一位置另一内容, 或更早结束 (1 或 0; 消息在途时可短暂为 1)",
+        en="Whether a source log says of itself what cannot be of what was read: another log id, another hash at the same position, an end "
+        "before it (1 or 0; for seconds also while a word is under way)",
+    )
     consumer_events_total = _Declared(
         Counter,
         ("consumer", "result"),
-        zh="消费结果: applied 已处理, repeated 重复, ignored 不订阅, parked 搁置, fenced 被隔离, gap 缺口",
-        en="Events met by result: applied, repeated, ignored, parked, fenced, gap",
+        zh="消费结果: applied 已处理, repeated 重复, ignored 不订阅, parked 搁置, discarded 已弃置, fenced 被隔离, gap 缺口",
+        en="Events met by result: applied, repeated, ignored, parked, discarded, fenced, gap",
     )
     parked_keys = _Declared(
         Gauge, ("consumer", "reason"), zh="被搁置的键", en="Keys that are blocked because an event could not be applied"
@@ -143,6 +150,15 @@ class Metrics:
     parked_messages = _Declared(Gauge, ("consumer", "reason"), zh="被搁置的事件", en="Events parked behind blocked keys")
     parked_oldest_timestamp_seconds = _Declared(
         Gauge, ("consumer", "reason"), zh="最早搁置的时间", en="When the oldest parked event was parked"
+    )
+    discarded_messages = _Declared(
+        Gauge, ("consumer",), zh="经两人批准弃置的事件", en="Events that two persons gave up: the consumer passes over them"
+    )
+    consumer_stopped = _Declared(
+        Gauge,
+        ("consumer", "source", "reason"),
+        zh="断路器已停止的消费者 (1)",
+        en="Consumers that stand still because they would park too many keys for one reason (1)",
     )
     projection_definition_changed = _Declared(
         Gauge,

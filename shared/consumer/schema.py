@@ -147,9 +147,11 @@ _GRANT_API: Final = 'GRANT USAGE ON SCHEMA api TO :"reader", :"app"; GRANT SELEC
 _FRESHNESS: Final = """
     CREATE VIEW api.freshness AS
         SELECT place.log AS source, place.log_id, place.applied, known.head, known.head - place.applied AS behind_events,
-               place.ce_time AS shows_until, head.said_at AS as_of
+               place.ce_time AS shows_until, head.said_at AS as_of, stopped.reason AS stopped,
+               (SELECT count(*) FROM consumer.discarded AS gone WHERE gone.consumer = 'views' AND gone.log = place.log) AS discarded
         FROM consumer.position AS place
         LEFT JOIN consumer.head AS head USING (log)
+        LEFT JOIN consumer.stopped AS stopped ON stopped.consumer = 'views' AND stopped.log = place.log
         CROSS JOIN LATERAL (  -- The own log is asked itself: what it says of itself comes by Kafka, and not while that is away.
             SELECT greatest(
                 head.head, place.applied, (SELECT max(position) FROM es.event WHERE place.log = (SELECT service FROM es.log)), 0
@@ -164,4 +166,6 @@ _FRESHNESS: Final = """
     COMMENT ON COLUMN api.freshness.behind_events IS '落后的事件数 / events between the two';
     COMMENT ON COLUMN api.freshness.shows_until IS '已处理事件的业务时间 / business time of the last event shown';
     COMMENT ON COLUMN api.freshness.as_of IS '该日志上次报告的时间 / when the log last spoke of itself';
+    COMMENT ON COLUMN api.freshness.stopped IS '视图因何停止 / the error for which the read models stand still, if they do';
+    COMMENT ON COLUMN api.freshness.discarded IS '经两人批准弃置的事件数 / events that two persons gave up';
 """

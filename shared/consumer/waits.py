@@ -80,7 +80,10 @@ class Waits:
         """
         await connection.execute("LOCK TABLE consumer.views IN ACCESS SHARE MODE")
         rows = await connection.fetch(_SELECT_FRESHNESS, sorted(self._views), self._store.service)
-        return [Freshness(row["source"], row["log_id"], row["applied"], row["head"], row["said_at"]) for row in rows]
+        return [
+            Freshness(row["source"], row["log_id"], row["applied"], row["head"], row["said_at"], row["discarded"], row["stopped"])
+            for row in rows
+        ]
 
     async def parked(self, connection: Connection) -> frozenset[str]:
         """The keys that are blocked for the views."""
@@ -96,10 +99,12 @@ _SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.positio
 _SELECT_FRESHNESS: Final = """
     SELECT asked.source, place.log_id, coalesce(place.applied, 0) AS applied,
            greatest(head.head, place.applied, CASE WHEN asked.source = $2 THEN (SELECT max(position) FROM es.event) END, 0) AS head,
-           head.said_at
+           head.said_at, stopped.reason AS stopped,
+           (SELECT count(*) FROM consumer.discarded AS gone WHERE gone.consumer = 'views' AND gone.log = asked.source) AS discarded
     FROM unnest($1::text[]) AS asked (source)
     LEFT JOIN consumer.position AS place ON place.consumer = 'views' AND place.log = asked.source
     LEFT JOIN consumer.head AS head ON head.log = asked.source
+    LEFT JOIN consumer.stopped AS stopped ON stopped.consumer = 'views' AND stopped.log = asked.source
     ORDER BY asked.source
 """
 _SELECT_WITHDRAWN: Final = "SELECT withdrawn FROM consumer.withdrawn WHERE subject = $1 AND kind = $2"

@@ -374,13 +374,15 @@ def _schemas(catalogue: Catalogue) -> Json:
         },
         "Freshness": {
             "type": "object",
-            "required": ["log_id", "applied", "head", "behind_events", "as_of"],
+            "required": ["log_id", "applied", "head", "behind_events", "as_of", "discarded", "stopped"],
             "properties": {
                 "log_id": {"type": ["string", "null"], "format": "uuid"},
                 "applied": whole,
                 "head": whole,
                 "behind_events": whole,
                 "as_of": nullable_instant,
+                "discarded": {**whole, "description": "经两人批准弃置的事件 / events that two persons gave up"},
+                "stopped": {"type": ["string", "null"], "description": "视图因何停止 / the error for which the views stand still"},
             },
         },
         "EventPage": {

@@ -113,13 +113,18 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How far the views stand in one source log. `head` is the log's last known position, `as_of` when that was seen."""
+    """How far the views stand in one source log. `head` is the log's last known position, `as_of` when that was seen.
+
+    `discarded` counts the events that two persons gave up; `stopped` is the error for which the views stand still, where they do.
+    """
 
     source: str
     log_id: UUID | None
     applied: int
     head: int
     as_of: datetime | None
+    discarded: int = 0
+    stopped: str | None = None
 
     @property
     def behind_events(self) -> int:

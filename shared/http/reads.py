@@ -89,6 +89,8 @@ def freshness_body(freshness: Freshness) -> dict[str, Any]:
         "head": freshness.head,
         "behind_events": freshness.behind_events,
         "as_of": freshness.as_of,
+        "discarded": freshness.discarded,
+        "stopped": freshness.stopped,
     }
 
 

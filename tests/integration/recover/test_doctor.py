@@ -47,7 +47,7 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         assert healthy.code == 0, healthy.out
         assert {line.level for line in findings(healthy).values()} == {"ok"}, healthy.out
         assert list(findings(healthy)) == [
-            "migrations", "read models", "log", "roles", "parked keys", "topics", "topic", "heads", "clocks", "keys", "durability", "disk",
+            "migrations", "read models", "log", "roles", "parked keys", "consumers", "topics", "topic", "heads", "clocks", "keys", "durability", "disk",
             "grants",
         ]  # fmt: skip
 
@@ -63,6 +63,7 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         "UPDATE consumer.views SET definition_hash = 'other'",
         "UPDATE consumer.head SET log_id = gen_random_uuid(), said_at = seen_at + interval '10 seconds'",
         "INSERT INTO consumer.parked VALUES ('views', 'registration', 1, 'k', 't', '', '', 'e', 'applied')",
+        "INSERT INTO consumer.stopped VALUES ('views', 'registration', 'applied', 'PayloadError', 21)",
     ):
         await site.sql(SERVICE, statement)
     await set_retention(site, "1000")
@@ -73,8 +74,8 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
     assert spoiled.code == 1
     found = findings(spoiled)
     assert {what: line.level for what, line in found.items()} == {
-        "migrations": "bad", "read models": "warn", "log": "warn", "roles": "warn", "parked keys": "warn", "topics": "bad", "topic": "ok",
-        "heads": "bad", "clocks": "bad", "keys": "bad", "durability": "ok", "disk": "ok", "grants": "bad",
+        "migrations": "bad", "read models": "warn", "log": "warn", "roles": "warn", "parked keys": "warn", "consumers": "bad",
+        "topics": "bad", "topic": "ok", "heads": "bad", "clocks": "bad", "keys": "bad", "durability": "ok", "disk": "ok", "grants": "bad",
     }  # fmt: skip
     assert "0002_decisions_are_appended_in_one_call.sql has not been applied" in found["migrations"].text
     assert "inbox paused" in found["roles"].text
