@@ -180,7 +180,7 @@ async def _changes(inside: Connection, outside: Connection, schema: str, name: s
     return sorted(said)
 
 
-def _key(row: Mapping[str, Any], keys: Sequence[str]) -> tuple[Any, ...]:
+def _key(row: Any, keys: Sequence[str]) -> tuple[Any, ...]:
     return tuple(row[each] for each in keys) if keys else (row["place"],)
 
 

@@ -1,4 +1,4 @@
-"""The operator's commands of every service: doctor, verification, recovery, states of the log, pauses of roles."""
+"""The operator's commands of every service: doctor, verification, recovery, states of the log, pauses of roles, the refusal log."""
 
 import asyncio
 import getpass
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 import typer
 
@@ -16,6 +17,7 @@ from shared.consumer.figures import LOOK_SECONDS, Compared, compare
 from shared.consumer.values import Consumers
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.doctor import Line, Patient, examine
+from shared.eventstore.refusals import ROWS, ROWS_MAX, Wanted, list_refusals
 from shared.kafka import LOST_ERRORS
 from shared.migrate import MigrationSet, roles_of
 from shared.postgres import ABSENT, Connection, connect, open_pool
@@ -82,6 +84,19 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     ) -> None:
         """Bring a log that was restored from an older copy up to what Kafka holds of it, and open it. Stop its processes first."""
         run(lambda settings: _recover(operated, settings, Because(by, reason), accept_loss=accept_loss))
+
+    @app.command()
+    def refusals(
+        code: Annotated[str | None, typer.Option(help="Only with this code.")] = None,
+        command: Annotated[str | None, typer.Option(help="Only of this command, e.g. enroll.")] = None,
+        unit: Annotated[str | None, typer.Option(help="Only asked for this unit.")] = None,
+        person: Annotated[UUID | None, typer.Option(help="Only asked by this person.")] = None,
+        correlation_id: Annotated[UUID | None, typer.Option(help="Only in the course of this request.")] = None,
+        limit: Annotated[int, typer.Option(min=1, max=ROWS_MAX)] = ROWS,
+    ) -> None:
+        """The commands that were refused, newest first: when, why, which, for which unit, by whom (a pseudonym)."""
+        wanted = Wanted(code, command, unit, person, correlation_id)
+        run(lambda settings: with_owner(service, settings, lambda connection: _refusals(connection, wanted, limit)))
 
     log = typer.Typer(no_args_is_help=True, help="The state of the log.")
     app.add_typer(log, name="log")
@@ -228,7 +243,13 @@ async def _recover(operated: Operated, settings: Settings, because: Because, *, 
         typer.echo(f"key lost, sealed fields read null, claims not rebuilt: {person}")
 
 
+async def _refusals(connection: Connection, wanted: Wanted, limit: int) -> None:
+    for row in await list_refusals(connection, wanted, limit):
+        _print(row)
+
+
 async def with_owner(name: str, settings: Settings, work: Callable[[Connection], Awaitable[None]]) -> None:
+    """Does something as the database's owner; what it refuses is a sentence, not a traceback."""
     connection = await connect(settings.postgres_dsn.get_secret_value(), f"{name} operator")
     try:
         await work(connection)

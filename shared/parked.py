@@ -156,7 +156,7 @@ async def _failed_again(connection: "Connection | Pool", row: Any, error: Except
     await connection.execute(_BLOCKED_FOR, row["consumer"], row["log"], row["stage"], row["key"], why)
 
 
-async def release(connection: Connection, row: Mapping[str, Any], *, then_react: bool = False) -> None:
+async def release(connection: Connection, row: Any, *, then_react: bool = False) -> None:
     """Frees a parked event, and its key when it was the last. One whose reactions have passed by waits for them in its turn.
 
     `row` has its consumer, log, key, stage and position; the caller holds the position row (`LOCK`).

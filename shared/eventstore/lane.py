@@ -274,7 +274,7 @@ def _arrays(requests: Sequence[AppendRequest]) -> tuple[list[Any], ...]:
         [each.stream.id for each in requests],
         [each.expected_version for each in requests],
         [len(each.events) for each in requests],
-        [None if each.refusal is None else refusal_text(each.refusal) for each in requests],
+        [refusal_text(each) for each in requests],
         [each.keep_answer for each in requests],
         [each.time for each in requests],
         [each.correlation_id for each in requests],

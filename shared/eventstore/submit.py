@@ -58,6 +58,7 @@ class Keys(Protocol):
 class _Asking:
     """What stays the same over all tries of one command."""
 
+    use_case: str
     command_id: UUID
     fingerprint: bytes | None
     now: datetime
@@ -133,7 +134,7 @@ class Commands(Generic[L]):
         try:
             now = await self._clock()
             now = now if not_before is None else max(now, not_before)
-            asking = _Asking(command_id, fingerprint, now, correlation_id, causation_id, actor, traceparent, if_match)
+            asking = _Asking(use_case.name, command_id, fingerprint, now, correlation_id, causation_id, actor, traceparent, if_match)
             answer = await self._first_or_new(use_case, Asked(body, ids, actor, now, command_id), asking)
             outcome = "duplicate" if answer.repeated else answer.outcome
         except (StreamConflictError, StaleVersionError, FingerprintMismatchError):
@@ -225,6 +226,8 @@ class Commands(Generic[L]):
             partition_key=_partition_key(plan.stream, events),
             traceparent=asking.traceparent,
             keep_answer=plan.keep_answer,
+            use_case=asking.use_case,
+            unit=asking.actor.unit,
         )
 
     def _claimed(self, events: Sequence[Event]) -> tuple[Sequence[Claim], Sequence[Claim]]:

@@ -55,6 +55,10 @@ class AppendRequest:
     traceparent: str | None
     keep_answer: bool = True
     """False for an answer that must not be kept: a deadline that is not due is never remembered as such (D10)."""
+    use_case: str = ""
+    """What was asked, by the use case's name; kept with a refusal."""
+    unit: str = ""
+    """For which unit; kept with a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +141,13 @@ class AnsweringStore(EventStore, Protocol):
         """What the command was answered the first time, None when it is not known. As durable as that answer when this returns."""
 
 
-def refusal_text(refusal: Refusal) -> str:
-    """A refusal as it is kept; equal refusals have equal texts, and the order of details stays."""
-    return json.dumps({"code": refusal.code, "detail": dict(refusal.detail)}, ensure_ascii=False)
+def refusal_text(request: AppendRequest) -> str | None:
+    """A refusal as it is kept, with what was asked and for which unit; the order of details stays. None for what is not refused."""
+    refusal = request.refusal
+    if refusal is None:
+        return None
+    kept = {"code": refusal.code, "detail": dict(refusal.detail), "use_case": request.use_case, "unit": request.unit}
+    return json.dumps(kept, ensure_ascii=False)
 
 
 def refusal_of(text: str) -> Refusal:
@@ -167,7 +175,7 @@ def check(request: AppendRequest) -> None:
         _check_text(text, TEXT_CHARS_MAX)
     if request.refusal is not None:
         _check_text(request.refusal.code, TEXT_CHARS_MAX)
-        _check_text(refusal_text(request.refusal), REFUSAL_CHARS_MAX)
+        _check_text(refusal_text(request) or "", REFUSAL_CHARS_MAX)
         for text in (each for pair in request.refusal.detail.items() for each in pair if isinstance(each, str)):
             _check_text(text, REFUSAL_CHARS_MAX, empty=True)
     for event in request.events:
