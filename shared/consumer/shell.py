@@ -6,8 +6,9 @@ Positions in Postgres are what counts; Kafka's offsets only say where to begin l
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import ConsumerRecord
@@ -24,7 +25,10 @@ from shared.lifecycle import pause
 from shared.metrics import Metrics
 
 RECORDS_MAX: Final = 500
-POLL_MILLISECONDS: Final = 20
+FETCH_MILLISECONDS: Final = 1000
+"""How long a fetch waits for a first record: no delay, for it comes back with the record, and an idle reader wakes seldom."""
+REST_MILLISECONDS: Final = 20
+"""FastStream sleeps so long after a fetch that found nothing, and would wait no longer for one."""
 COMMIT_SECONDS_MAX: Final = 1.0
 CONNECT_SECONDS_MAX: Final = 20.0
 CLOSE_SECONDS_MAX: Final = 6.0
@@ -167,7 +171,7 @@ class Subscription:
             group_id=self._group_id,
             batch=True,
             max_records=RECORDS_MAX,
-            batch_timeout_ms=POLL_MILLISECONDS,
+            batch_timeout_ms=REST_MILLISECONDS,
             auto_offset_reset="earliest",
             no_reply=True,
             parser=as_they_came,
@@ -187,7 +191,7 @@ class Subscription:
                 raise TimeoutError("Kafka did not answer")
             starting.result()
             self._consumer = subscriber.consumer
-            self._consumer.getmany = kafka.passing_over(self._consumer, self._place)
+            self._consumer.getmany = partial(self._fetch, kafka.passing_over(self._consumer, self._place))
             # No await since start(): the loop that reads has not turned yet. Were it otherwise, positions would still fence.
             self._consumer.seek(self._place, offset)
             self._read_to, self._gap = offset, False
@@ -201,6 +205,10 @@ class Subscription:
                 await asyncio.wait_for(broker.stop(), CLOSE_SECONDS_MAX)
             if not self._failed.cancel():
                 self._failed.exception()  # What was being tried when the role ended is no news; nobody else asks for it then.
+
+    @staticmethod
+    async def _fetch(getmany: kafka.Fetch, *, timeout_ms: int, max_records: int) -> Mapping[Place, Sequence[ConsumerRecord]]:
+        return await getmany(timeout_ms=max(timeout_ms, FETCH_MILLISECONDS), max_records=max_records)
 
     async def _handle(self, messages: Any) -> None:
         """Never raises to FastStream, which would lose the batch without a word (F1)."""

@@ -10,17 +10,17 @@ from tests.e2e.stack import Stack
 from tests.e2e.stage import Stage
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgres, kafka_server: LocalKafka) -> Iterator[Stack]:
     """Six processes on the travelling clock, with nothing in their logs yet."""
     made = Stack(tmp_path_factory.mktemp("stack"), postgres_server, kafka_server, clock="travel")
     made.migrate()
     made.start()
     yield made
-    made.stop()
+    made.remove()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def stage(stack: Stack) -> AsyncIterator[Stage]:
     """The same system with its programme and policies adopted."""
     made = Stage(stack)

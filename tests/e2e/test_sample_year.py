@@ -29,7 +29,7 @@ def stack(tmp_path: Path, postgres_server: LocalPostgres, kafka_server: LocalKaf
     made.migrate()
     made.start()
     yield made
-    made.stop()
+    made.remove()
 
 
 def play(stack: Stack, number: int) -> Child:

@@ -16,7 +16,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostg
     made = System(tmp_path_factory.mktemp("system"), postgres_server, kafka_server)
     made.migrate()
     yield made
-    made.stop()
+    made.remove()
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,6 @@ def fragile(tmp_path_factory: pytest.TempPathFactory, kafka_class_path: str) -> 
         yield made
     finally:
         if made is not None:
-            made.stop()
+            made.remove()
         kafka.remove()
         postgres.remove()

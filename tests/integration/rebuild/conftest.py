@@ -85,7 +85,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgr
     made.migrate()
     made.start()
     yield made
-    made.stop()
+    made.remove()
 
 
 @dataclass

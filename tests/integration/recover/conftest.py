@@ -193,4 +193,4 @@ def site(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgre
     made = Site(tmp_path_factory.mktemp("site"), postgres_server, kafka_server)
     made.migrate()
     yield made
-    made.stop()
+    made.remove()

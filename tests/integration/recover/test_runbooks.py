@@ -31,7 +31,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, kafka_server: LocalKafka) -> 
     made.migrate()
     made.start_service()
     yield made
-    made.stop()
+    made.remove()
     postgres.remove()
 
 
