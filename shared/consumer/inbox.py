@@ -212,6 +212,7 @@ class Reactor(Generic[L]):
             await self.begin()
             if self._unsure is None or self.place.position != self._unsure.position or self.place.hash != self._unsure.hash:
                 self.place = was
+                self._metrics.consumer_events_total.labels("reactions", "fenced").inc(len(entries))
                 raise
         except Exception:
             self._unsure = place

@@ -178,6 +178,7 @@ async def test_two_at_once_give_each_command_once_and_one_is_fenced(service: Dec
     results = await asyncio.gather(service.reactor().take(messages), service.reactor().take(messages), return_exceptions=True)
     assert [type(each) for each in results].count(FencedError) == 1
     assert sorted(await service.counted()) == sorted([*range(100, 120), *range(-119, -99)])
+    assert service.base.metrics.consumer_events_total.labels("reactions", "fenced")._value.get() == 20
 
 
 @asynccontextmanager
