@@ -50,14 +50,11 @@ class System(Stack):
             assert child.running(), child.last_words(20)
 
     async def metric(self, name: str, metric: str, **labels: str) -> float:
-        """One sample of a process's metrics; 0 where there is none."""
+        """The sum of those samples of a process's metric that have these labels; 0 where there is none."""
         async with httpx.AsyncClient(timeout=3) as client:
             text = (await client.get(f"{self.url(name)}/metrics")).text
-        for line in text.splitlines():
-            found = re.fullmatch(rf"leifeng_{metric}\{{(.*)\}} (\S+)", line)
-            if found and all(f'{label}="{value}"' in found[1] for label, value in labels.items()):
-                return float(found[2])
-        return 0.0
+        samples = re.findall(rf"^leifeng_{metric}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
+        return sum(float(value) for said, value in samples if all(f'{label}="{wanted}"' in said for label, wanted in labels.items()))
 
     async def ended(self, *names: str, within: float = EXIT_SECONDS_MAX) -> dict[str, int | None]:
         """SIGTERM to all of them at once; their exit codes. Fails when one takes longer than `within` seconds."""

@@ -55,7 +55,8 @@ async def retried_twice(scene: Scene) -> None:
 
         await until(is_parked, PARKED_WITHIN_S, f"the key of {version} parked")
         code, said = await operate(scene, "hours", "parked", "list")
-        assert code == 0 and key in said, said
+        assert code == 0, said
+        assert key in said
         scene.happened["parked key"] += 1
     finally:
         await cluster.sql("hours", f"ALTER TABLE {table} DROP CONSTRAINT faults")

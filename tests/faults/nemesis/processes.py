@@ -18,6 +18,7 @@ import httpx
 
 from deploy.local.children import Child
 from deploy.local.environment import SERVICES
+from shared.states import APPEND_LOCK
 from shared.worker import IDLE_SECONDS, ROLES
 from tests.faults.launcher import HERE
 from tests.faults.nemesis.fault import BOTH, Fault, Scene, Skipped
@@ -27,8 +28,6 @@ REACHED_WITHIN_S = 90.0
 """Clients go round: a point of any service is passed again within this time."""
 TAKEN_WITHIN_S = 30.0
 PAST_THE_LOCK_S = IDLE_SECONDS + 3.0
-LOG_LOCK = 5104202001
-"""The transaction lock of `es.append`."""
 CUT_OFF = ("ReadError", "WriteError", "RemoteProtocolError", "store_unavailable")
 """How a request fails whose process ends badly."""
 
@@ -106,7 +105,7 @@ async def shown(scene: Scene, service: str, position: int, within: float) -> flo
 
 
 async def counted(scene: Scene, names: Sequence[str], metric: str, **labels: str) -> float:
-    """The sum of a metric over processes."""
+    """The sum of a metric over processes, and over those samples of each that have these labels."""
     return sum([await scene.cluster.metric(name, metric, **labels) for name in names])
 
 
@@ -169,12 +168,12 @@ async def crash_of_a_backend(scene: Scene) -> None:
     try:
         ended = 0
         for _ in range(round(REACHED_WITHIN_S / 2)):  # Each turn less than the call's own limit, so that the lock alone ends nothing.
-            await connection.execute("SELECT pg_advisory_lock($1)", LOG_LOCK)
+            await connection.execute("SELECT pg_advisory_lock($1)", APPEND_LOCK)
             end = monotonic() + 2
             while not ended and monotonic() < end:
                 ended = await connection.fetchval(_END_APPENDS)
                 await asyncio.sleep(0.02)
-            await connection.execute("SELECT pg_advisory_unlock($1)", LOG_LOCK)
+            await connection.execute("SELECT pg_advisory_unlock($1)", APPEND_LOCK)
             if ended:
                 break
         assert ended, f"no append of {service} was under way"
