@@ -27,6 +27,8 @@ START_WITHIN_S = 20.0
 HELD_BYTES_MAX = 64 * 1024
 """So much of a flow is kept waiting; then its source is read no more, and the kernel's buffers fill."""
 SLICE_BYTES_MAX = 7
+PAUSES_AMONG_SLICES = 1 / 8
+"""Without a pause now and then the kernel would put the pieces together again."""
 
 Direction = Literal["up", "down"]
 """Up is what the client says, down what the server says."""
@@ -117,8 +119,6 @@ class Proxies:
         self._child = Child("proxy", command, log=folder / "proxy.log", environment=_environment(), directory=CHECKOUT)
         self._control: socket.socket | None = None
         assert wait_for(lambda: self._connected(port), START_WITHIN_S), self._child.last_words(20)
-        assert self._control is not None
-        self._answers = self._control.makefile("rb")
 
     def edge(self, name: str, port: int) -> Proxy:
         """A new edge to a port of the loopback address."""
@@ -128,14 +128,15 @@ class Proxies:
         """One command to the process."""
         assert self._control is not None
         self._control.sendall(json.dumps({"do": what, **arguments}).encode() + b"\n")
-        line = self._answers.readline()
+        line = b""
+        while not line.endswith(b"\n") and (more := self._control.recv(4096)):
+            line += more
         assert line, f"the proxy has ended: {self._child.last_words(20)}"
         return json.loads(line)["said"]
 
     def close(self) -> None:
         """Ends the process, and every connection with it."""
         if self._control is not None:
-            self._answers.close()
             self._control.close()
         self._child.stop()
 
@@ -273,8 +274,8 @@ class _Flow:
                     self._connection.end()
                 elif data:
                     await self._send(data)
-                elif self._sink.transport is not None:
-                    self._sink.transport.write_eof()
+                else:
+                    self._connection.half_end(self._sink)
                 self._waiting_bytes -= len(data or b"")
                 if self._waiting_bytes <= HELD_BYTES_MAX and self._source.transport is not None:
                     self._source.transport.resume_reading()
@@ -290,7 +291,10 @@ class _Flow:
             piece, data = data[:most], data[most:]
             await self._sink.writable.wait()
             self._pass(piece)
-            await asyncio.sleep(len(piece) / rules.bytes_per_s if rules.bytes_per_s else 0)
+            if rules.bytes_per_s:
+                await asyncio.sleep(len(piece) / rules.bytes_per_s)
+            elif rules.sliced and self._random.random() < PAUSES_AMONG_SLICES:
+                await asyncio.sleep(0.001)
             if data:
                 await self._edge.until(lambda: not self._edge.is_held(self._direction))
 
@@ -326,6 +330,7 @@ class _Connection:
         self.server = _End(self)
         self.swallows_next = False
         self.is_silent = edge.rules.silent
+        self._silent_ends = 0
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -349,6 +354,14 @@ class _Connection:
             self.reset()
         else:
             self.client.transport.resume_reading()
+
+    def half_end(self, sink: _End) -> None:
+        """One of the two has nothing more to say."""
+        self._silent_ends += 1
+        if self._silent_ends == 2:
+            self.end()
+        elif sink.transport is not None:
+            sink.transport.write_eof()
 
     def end(self) -> None:
         """One of the two has gone; what it said before has been passed on."""

@@ -89,7 +89,7 @@ async def _frozen(scene: Scene) -> None:
 
 async def _has_no_leak(scene: Scene, service: str) -> bool:
     """Each pool is as large as it may be, for each of two processes, and no larger."""
-    found = dict(await scene.cluster.sql(service, _SESSIONS))
+    found = {row["application_name"]: row["count"] for row in await scene.cluster.sql(service, _SESSIONS)}
     return all(found.get(f"{service} {name}", 0) <= 2 * size for name, size in POOLS.items())
 
 
@@ -157,7 +157,7 @@ def _small_disk_for_wal(server: LocalPostgres) -> Iterator[Path]:
         undo.callback(small.rmdir)
         if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m,mode=0700", "tmpfs", small], timeout=10, check=False).returncode:
             raise Skipped("a tmpfs cannot be mounted here")
-        undo.callback(subprocess.run, ["umount", small], timeout=10, check=True)
+        undo.callback(lambda: subprocess.run(["umount", small], timeout=10, check=True))
         os.chown(small, owner.st_uid, owner.st_gid)
         _move(wal, small / "wal", owner)
         wal.rename(kept)
