@@ -137,7 +137,9 @@ async def test_neither_an_append_nor_its_repeat_is_accepted_without_the_standby(
         async with no_standby(server, log):
             with pytest.raises(StoreUnavailableError):
                 await log.store.append(request)
-            await until(lambda: is_head(log, 1))  # It stands here, alone.
+            assert await log.store.answer_of(request.command_id) is None
+            await until(lambda: break_off(server, log))  # From now on anybody reads it, here alone.
+            await until(lambda: is_head(log, 1))
             began = monotonic()
             outcomes = await asyncio.gather(log.store.append(request), log.store.answer_of(request.command_id), return_exceptions=True)
             assert [type(each) for each in outcomes] == [StoreUnavailableError, StoreUnavailableError]
@@ -148,6 +150,13 @@ async def test_neither_an_append_nor_its_repeat_is_accepted_without_the_standby(
         assert (again.repeated, again.first_position) == (True, 1)
 
 
+async def break_off(server: LocalPostgres, log: Log) -> bool:
+    """Ends the wait for the standby of whoever waits in the log's database; whether there was one."""
+    database = log.dsn.rpartition("/")[2]
+    waiting = f"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = '{database}'"
+    return "t" in (await asyncio.to_thread(server.execute, waiting))
+
+
 async def is_head(log: Log, position: int) -> bool:
     return (await log.store.head()).position == position
 
@@ -155,19 +164,23 @@ async def is_head(log: Log, position: int) -> bool:
 async def test_what_is_sealed_here_alone_is_not_published_before_the_standby_has_it(
     server: LocalPostgres, databases: Databases, kafka_server: LocalKafka, topic_prefix: str
 ) -> None:
-    """The seal's wait is broken off, and then anybody can read it; a failover would take it back all the same."""
+    """The waits are broken off, and then anybody reads event and seal; a failover would take them back all the same."""
     metrics = Metrics(SERVICE, "test")
     async with opened(databases(), kafka_server.servers, topic_prefix, statement_seconds=0.5) as log:
-        await log.append(3)
-        async with no_standby(server, log), log.relaying(metrics):
-            await until(lambda: sealed(log))
-            tries = sample(metrics, "retries_total")
-            await until(lambda: sample(metrics, "retries_total") >= tries + 2)
-            assert await log.positions() == []
-        async with log.relaying():
+        await log.append(1)
+        async with log.relaying(metrics):
+            await until(lambda: log.is_whole(1))
+            async with no_standby(server, log):
+                appending = asyncio.create_task(log.append(2))
+                await until(lambda: break_off(server, log))
+                await appending
+                await until(lambda: is_sealed(log, 3))
+                tries = sample(metrics, "retries_total")
+                await until(lambda: sample(metrics, "retries_total") >= tries + 2)
+                assert await log.positions() == [1]
             await until(lambda: log.is_whole(3))
         assert await log.positions() == [1, 2, 3]
 
 
-async def sealed(log: Log) -> bool:
-    return bool(await log.pool.fetchval("SELECT max(position) = 3 FROM es.seal"))
+async def is_sealed(log: Log, position: int) -> bool:
+    return bool(await log.pool.fetchval("SELECT max(position) = $1 FROM es.seal", position))
