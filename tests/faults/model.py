@@ -123,6 +123,12 @@ class Volunteer:
         """The day's entries in one state."""
         return [each for each in self.entries if each.served_on == day and each.state == state]
 
+    def overlaps(self, entry: Entry, starts_at: datetime, ends_at: datetime) -> bool:
+        """Whether another entry that counts holds a part of the interval."""
+        return any(
+            each is not entry and each.state == "counted" and each.starts_at < ends_at and starts_at < each.ends_at for each in self.entries
+        )
+
     def days(self) -> dict[date, tuple[int, int]]:
         """Minutes that count and minutes above the cap, by day."""
         served: dict[date, int] = {}

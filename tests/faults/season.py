@@ -1,11 +1,20 @@
-"""Day after day of the programme, played by concurrent people through the public commands, each day counted by the model."""
+"""Day after day of the programme, played by concurrent people through the public commands, each day counted by the model.
+
+People come in circles, each with a unit, two activities a day, and one more that overlaps with both. While a day is served, the next one's
+seats are asked for and the last one's time is approved. Only the clock is common to all: it goes forward when every circle waits for it.
+"""
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
+
+import asyncpg
 
 from tests.faults import world
 from tests.faults.clients import Asked, Clients
@@ -14,85 +23,146 @@ from tests.faults.system import until
 from tests.faults.world import KIOSK, LEADER, at
 
 PEOPLE = 8
-STARS_HOURS = (2, 5, 10, 20, 40)
-"""Low, so that they are soon won, and soon lost by a correction."""
-PENDING_WITHIN_S = 60.0
+STARS_HOURS = (2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
+"""The first are soon won, and soon lost by a correction."""
+FIRST_DAY = date(2017, 3, 5)
+TRAVEL_S = 10.0
+
+_DONE = {"confirm": "confirmed", "correct": "corrected", "reverse": "reversed"}
 
 
-class Season:
-    """The days so far. Every answer is held against the model when the phase that it belongs to is over."""
+class CommonClock:
+    """The travelling clock of the system. It moves when all who play by it wait for it, so nobody is asking anything that depends on it."""
 
-    def __init__(self, clients: Clients, seed: int) -> None:
+    def __init__(self, travel: Callable[[datetime], Awaitable[None]], now: datetime) -> None:
+        self._travel = travel
+        self.now = now
+        self.players = 0
+        self._waiting: list[tuple[datetime, asyncio.Future[None]]] = []
+
+    async def reach(self, instant: datetime) -> None:
+        """Waits until it is that late."""
+        if instant <= self.now:
+            return
+        waited: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((instant, waited))
+        if len(self._waiting) == self.players:
+            await self._go_on()
+        await waited
+
+    async def leave(self) -> None:
+        """One player fewer to wait for."""
+        self.players -= 1
+        if self._waiting and len(self._waiting) == self.players:
+            await self._go_on()
+
+    async def set(self, instant: datetime) -> None:
+        """Moves it, whatever the servers are suffering."""
+        while True:
+            try:
+                async with asyncio.timeout(TRAVEL_S):
+                    await self._travel(instant)
+                break
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await asyncio.sleep(0.5)
+        self.now = instant
+
+    async def _go_on(self) -> None:
+        await self.set(min(instant for instant, _ in self._waiting))
+        for instant, waited in self._waiting:
+            if instant <= self.now:
+                waited.set_result(None)
+        self._waiting = [(instant, waited) for instant, waited in self._waiting if instant > self.now]
+
+
+@dataclass
+class Day:
+    """What a circle does on one day. `last` is the last thing that was said of its seats; `missing` never went out of a door."""
+
+    on: date
+    morning: Activity
+    afternoon: Activity
+    midday: Activity | None
+    last: Asked
+    missing: dict[UUID, set[UUID]] = field(default_factory=dict)
+
+    @property
+    def activities(self) -> list[Activity]:
+        return [each for each in (self.morning, self.midday, self.afternoon) if each is not None]
+
+
+class Circle:
+    """People of one unit. Every answer is held against the model when the phase that it belongs to is over."""
+
+    def __init__(self, clients: Clients, clock: CommonClock, seed: int, numbers: Sequence[int], unit: str, *, overlapping: bool) -> None:
         self.clients = clients
+        self.clock = clock
         self.random = random.Random(seed)
-        self.day = date(2017, 3, 5)
-        self.now = at(self.day, "05:00")
+        self.unit = unit
+        self.numbers = numbers
+        self.overlapping = overlapping
         self.activities: list[Activity] = []
-        self.people = {
-            world.volunteer(number): Volunteer(world.volunteer(number), [60 * hours for hours in STARS_HOURS]) for number in range(PEOPLE)
-        }
+        self.people = {each: Volunteer(each, [60 * hours for hours in STARS_HOURS]) for each in map(world.volunteer, numbers)}
         self.registered: dict[UUID, Asked] = {}
-        self.stars_lost = 0
+        self.happened = Counter[str]()
+        self.programme: Asked
         self.has_kept_a_long_day = False
         """One day above the cap is confirmed as it was served, whatever chance does with the others."""
-        self.lapsed = 0
 
-    async def begin(self) -> None:
-        """The programme, the policies and the volunteers."""
-        await self.clients.system.travel(self.now)
-        self.programme = await world.adopt_programme(self.clients)
-        hours, stars = (
-            (world.SAMPLE / "hours-policy.yaml").read_text(),
-            f"""
-            version: "faults"
-            effective_from: 2017-01-01
-            thresholds_hours: [{", ".join(map(str, STARS_HOURS))}]
-        """,
-        )
-        self.hours_policy = await self.clients.ask("hours", *world.BUREAU, "/hours-policies", {"file": hours})
-        self.star_policy = await self.clients.ask("recognition", *world.BUREAU, "/star-policies", {"file": stars})
-        registered = await asyncio.gather(*(world.register(self.clients, number, self.programme) for number in range(PEOPLE)))
+    async def begin(self, programme: Asked) -> None:
+        """Everybody registers."""
+        self.programme = programme
+        registered = await asyncio.gather(*(world.register(self.clients, number, programme, self.unit) for number in self.numbers))
         assert all(each.accepted for each in registered), registered
         self.registered = dict(zip(self.people, registered, strict=True))
 
-    async def play_a_day(self) -> None:
-        """Enrol, serve in the morning and in the afternoon, approve, apply for stars; then the next day begins."""
-        morning, afternoon = await self._publish("08:00", "12:00", 4), await self._publish("13:00", "18:00", 5)
+    # -- Seats
+
+    async def fill(self, on: date) -> Day:
+        """Publishes the activities of a day, and fills them."""
+        share = len(self.people) // 2
+        morning, first = await self._publish(on, "08:00", "12:00", share, 2)
+        afternoon, second = await self._publish(on, "13:00", "18:00", share + 1, 2)
+        day = Day(on, morning, afternoon, None, max(first, second, key=lambda each: each.position))
         for about in (self._ask_for_seats, self._answer_offers):
             asked = await self._everybody(lambda who, about=about: about(who, (morning, afternoon)))  # type: ignore[misc]
             self._judge_seats(asked, (morning, afternoon))
-        self.last = max((each for each in self.clients.accepted if each.service == "registration"), key=lambda each: each.position)
-        missing = set[UUID]()
-        for activity, times in ((morning, ("07:50", "11:50", "12:10")), (afternoon, ("12:50", "17:30", "18:05"))):
-            missing |= await self._serve(activity, times)
-        await self._travel("20:30")
-        self.lapsed += sum(standing == "expired" for each in (morning, afternoon) for standing in each.gone.values())
-        for activity in (morning, afternoon):
-            for who in missing:
-                if activity.activity_id in self.people[who].inside:
-                    self.people[who].miss_check_out(activity, self.day)
-        await self._everybody(self._count)
-        self.day += timedelta(days=1)
-        await self._travel("05:00")
+            day.last = max((each for each in [day.last, *asked] if each.accepted), key=lambda each: each.position)
+        if self.overlapping:
+            await self._overlap(day)
+        return day
 
-    async def _publish(self, starts: str, ends: str, capacity: int) -> Activity:
-        starts_at, ends_at = at(self.day, starts), at(self.day, ends)
-        published = await world.publish(self.clients, self.programme, starts_at, ends_at, capacity=capacity, wait_list_max=2)
+    async def _publish(self, on: date, starts: str, ends: str, capacity: int, wait_list_max: int) -> tuple[Activity, Asked]:
+        starts_at, ends_at = at(on, starts), at(on, ends)
+        published = await world.publish(
+            self.clients, self.programme, starts_at, ends_at, capacity=capacity, wait_list_max=wait_list_max, unit=self.unit
+        )
         assert published.accepted, published
-        activity = Activity(world.activity_of(published), starts_at, ends_at, capacity, 2)
+        activity = Activity(world.activity_of(published), starts_at, ends_at, capacity, wait_list_max)
         self.activities.append(activity)
-        return activity
+        return activity, published
 
     async def _ask_for_seats(self, who: UUID, activities: Iterable[Activity]) -> list[Asked]:
         """Asks, sometimes gives up, and sometimes comes back."""
         asked, first = [], self.registered[who]
         for activity in self._shuffled(activities):
             asked.append(await world.enroll(self.clients, activity.activity_id, who, after=first))
+            if asked[-1].accepted and self._chance(0.1):
+                await self._sees_own(activity, who, asked[-1], {"seated", "waiting", "offered"})
             if asked[-1].accepted and self._chance(0.3):
                 asked.append(await world.withdraw(self.clients, activity.activity_id, who, after=first))
+                if self._chance(0.2):
+                    await self._sees_own(activity, who, asked[-1], {"withdrawn"})
                 if self._chance(0.5):
                     asked.append(await world.enroll(self.clients, activity.activity_id, who, after=first))
         return asked
+
+    async def _sees_own(self, activity: Activity, who: UUID, written: Asked, standings: set[str]) -> None:
+        """Who sends the token of an answer back reads what the answer said (I12)."""
+        ids = {"activity": str(activity.activity_id), "volunteer": str(who)}
+        rows = await self.clients.rows("registration", "/enrollments", after=[written.token], **ids)
+        assert [row["standing"] in standings for row in rows] == [True], f"after {written} it reads {rows}"
+        self.happened["read of what was just written"] += 1
 
     async def _answer_offers(self, who: UUID, activities: Iterable[Activity]) -> list[Asked]:
         """Most take the offered seat; some with a seat give it up, and what is offered then is left to lapse."""
@@ -105,7 +175,7 @@ class Season:
                 asked.append(await world.withdraw(self.clients, activity.activity_id, who, after=first))
         return asked
 
-    def _judge_seats(self, asked: list[Asked], activities: Iterable[Activity]) -> None:
+    def _judge_seats(self, asked: Sequence[Asked], activities: Iterable[Activity]) -> None:
         """Replays what was accepted in the log's order: each answer must be the one that the seats allowed."""
         by_id = {str(each.activity_id): each for each in activities}
         for each in sorted((each for each in asked if each.accepted), key=lambda each: each.position):
@@ -115,89 +185,172 @@ class Season:
                 expected = activity.enroll(who)
             else:
                 expected = activity.accept(who) if each.path.endswith("accept") else activity.withdraw(who)
-            assert each.types == expected, each
+            assert [each for each in each.types if each != "clash_overridden"] == expected, each
+            self.happened.update(expected)
         assert {each.code for each in asked if not each.accepted} <= {"activity_full"}
+        self.happened["activity full"] += sum(not each.accepted for each in asked)
 
-    async def _serve(self, activity: Activity, times: tuple[str, str, str]) -> set[UUID]:
-        """In at the first time, out at the second or third, or never; who never went out."""
-        came, half, over = times
-        await self._travel(came)
+    async def _overlap(self, day: Day) -> None:
+        """Who has a seat may not have another one at that time, unless a coordinator says so."""
+        midday, published = await self._publish(day.on, "10:00", "14:00", 3, 0)
+        day.midday = midday
+        seen = max(day.last, published, key=lambda each: each.position)
+        busy = [who for who in self.people if who in {*day.morning.seated(), *day.afternoon.seated()}]
+        few = self.random.sample(busy, min(len(busy), 5))
+        for who in few[:2]:
+            asked = await world.enroll(self.clients, midday.activity_id, who, after=seen)
+            assert asked.code == "time_clash", asked
+            self.happened["overlapping shift refused"] += 1
+        forced = await asyncio.gather(
+            *(world.seat_all_the_same(self.clients, midday.activity_id, who, after=seen, unit=self.unit) for who in few[1:])
+        )
+        assert all("clash_overridden" in each.types for each in forced if each.accepted), forced
+        self._judge_seats(forced, (midday,))
+        day.last = max((each for each in [seen, *forced] if each.accepted), key=lambda each: each.position)
+
+    # -- At the door
+
+    async def serve(self, day: Day) -> None:
+        """From the first arrival until nobody can go out any more."""
+        steps: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        doors: list[tuple[Activity, str, str, str]] = [(day.morning, "07:50", "11:50", "12:10"), (day.afternoon, "12:50", "17:30", "18:05")]
+        if day.midday is not None:
+            doors.append((day.midday, "09:50", "13:30", "14:05"))
+        for activity, came, half, over in doors:
+            early, late = list[UUID](), list[UUID]()
+            steps += [
+                (came, partial(self._arrive, day, activity, early, late)),
+                (half, partial(self._leave, day, activity, early)),
+                (over, partial(self._leave, day, activity, late)),
+            ]
+        for clock, does in sorted(steps, key=lambda each: each[0]):
+            await self.clock.reach(at(day.on, clock))
+            await does()
+        await self.clock.reach(at(day.on, "20:30"))
+        for activity in day.activities:
+            self.happened["lapsed offer"] += sum(standing == "expired" for standing in activity.gone.values())
+            for who in day.missing.get(activity.activity_id, ()):
+                self.people[who].miss_check_out(activity, day.on)
+                self.happened["missed check-out"] += 1
+
+    async def _arrive(self, day: Day, activity: Activity, early: list[UUID], late: list[UUID]) -> None:
+        """Everybody with a seat, and some who have none any more; then it is settled who goes when, or never."""
         activity.let_offers_lapse()
         seated = activity.seated()
-        await self._at_the_door(seated, lambda who: self._check_in(activity, who))
-        await self._at_the_door([who for who in activity.gone if self._chance(0.5)], lambda who: self._is_refused(activity, who))
-        early = [who for who in seated if self._chance(0.5)]
-        late = [who for who in seated if who not in early and self._chance(0.8)]
-        for clock, people in ((half, early), (over, late)):
-            await self._travel(clock)
-            await self._at_the_door(people, lambda who: self._check_out(activity, who))
-        return {who for who in seated if who not in early + late}
+        gone = [who for who in activity.gone if self._chance(0.5)]
+        await asyncio.gather(
+            *(self._check_in(day, activity, who) for who in seated), *(self._is_refused(day, activity, who) for who in gone)
+        )
+        early += [who for who in seated if self._chance(0.5)]
+        late += [who for who in seated if who not in early and self._chance(0.8)]
+        day.missing[activity.activity_id] = {who for who in seated if who not in early + late}
 
-    async def _check_in(self, activity: Activity, who: UUID) -> None:
-        asked = await self._door(activity, who, "check-in")
+    async def _leave(self, day: Day, activity: Activity, people: Iterable[UUID]) -> None:
+        await asyncio.gather(*(self._check_out(day, activity, who) for who in people))
+
+    async def _check_in(self, day: Day, activity: Activity, who: UUID) -> None:
+        asked = await self._door(day, activity, who, "check-in")
         assert asked.types == ["checked_in"], asked
-        self.people[who].check_in(activity, self.now)
+        self.people[who].check_in(activity, self.clock.now)
         if self._chance(0.1):
-            assert (await self._door(activity, who, "check-in")).code == "already_checked_in"
+            assert (await self._door(day, activity, who, "check-in")).code == "already_checked_in"
 
-    async def _is_refused(self, activity: Activity, who: UUID) -> None:
-        asked = await self._door(activity, who, "check-in")
+    async def _is_refused(self, day: Day, activity: Activity, who: UUID) -> None:
+        asked = await self._door(day, activity, who, "check-in")
         assert asked.code == "not_enrolled", asked
 
-    async def _check_out(self, activity: Activity, who: UUID) -> None:
-        asked = await self._door(activity, who, "check-out")
+    async def _check_out(self, day: Day, activity: Activity, who: UUID) -> None:
+        asked = await self._door(day, activity, who, "check-out")
         assert asked.types == ["checked_out"], asked
-        self.people[who].check_out(activity, self.now, self.day)
+        self.people[who].check_out(activity, self.clock.now, day.on)
 
-    async def _door(self, activity: Activity, who: UUID, what: str) -> Asked:
+    async def _door(self, day: Day, activity: Activity, who: UUID, what: str) -> Asked:
         path = f"/activities/{activity.activity_id}/attendance/{who}/{what}"
-        return await self.clients.ask("hours", *KIOSK, path, {}, after=[self.last.token])
+        return await self.clients.ask("hours", *KIOSK, path, {}, after=[day.last.token], unit=self.unit)
 
-    async def _count(self, who: UUID) -> None:
-        """Approves what the person served today, in the person's own order, and applies for stars."""
+    # -- What was served
+
+    async def count(self, day: Day) -> None:
+        """Approves what everybody served, in each person's own order, and applies for stars."""
+        await asyncio.gather(*(self._count(day, who) for who in self.people))
+
+    async def _count(self, day: Day, who: UUID) -> None:
         person = self.people[who]
-        pending = await self._pending(person)
+        pending = await self._pending(day, person)
+        overlapping = [
+            (one, other)
+            for place, one in enumerate(pending)
+            for other in pending[place + 1 :]
+            if one[0].starts_at < other[0].ends_at and other[0].starts_at < one[0].ends_at and one[0].minutes and other[0].minutes
+        ]
         last: Asked | None = None
-        is_kept = not self.has_kept_a_long_day and sum(entry.minutes for entry, _ in pending) > DAILY_CAP
+        if overlapping and self._chance(0.7):
+            last = await self._race(who, overlapping[0])
+            pending = [each for each in pending if each not in overlapping[0]]
+        is_kept = not overlapping and not self.has_kept_a_long_day and sum(entry.minutes for entry, _ in pending) > DAILY_CAP
         self.has_kept_a_long_day |= is_kept
         for entry, entry_id in pending:
             last = await self._approve(who, entry, entry_id, "confirm" if is_kept else "") or last
         if last is None:
             return
         for _ in range(2):
-            asked = await self.clients.ask("recognition", who, "volunteer", f"/volunteers/{who}/stars", {}, after=[last.token])
-            expected = person.apply_for_star()
-            assert asked.types == expected or (asked.code == "star_already_held" and not expected), asked
+            await self._apply_for_star(person, last)
         for entry, entry_id in pending:
             if entry.state == "counted" and not is_kept and self._chance(0.3):
-                last = await self._approve(who, entry, entry_id, "correct")
-                self.stars_lost += person.lose_stars()
-                assert last is not None
+                last = await self._approve(who, entry, entry_id, "correct" if self._chance(0.8) else "reverse") or last
+                self.happened["star lost"] += person.lose_stars()
                 held = await self.clients.rows("recognition", "/stars", after=[last.token], volunteer=str(who))
-                assert {each["stars"] for each in held} == person.stars
+                assert {each["stars"] for each in held} == person.stars, f"{held} of {who}, {person.stars} by the count"
 
-    async def _pending(self, person: Volunteer) -> list[tuple[Entry, str]]:
-        """The person's entries of today with their ids, when all that must be there are."""
-        expected = person.on(self.day, "pending")
+    async def _apply_for_star(self, person: Volunteer, after: Asked) -> None:
+        who = person.volunteer_id
+        path = f"/volunteers/{who}/stars"
+        asked = await self.clients.ask("recognition", who, "volunteer", path, {}, after=[after.token], unit=self.unit)
+        expected = person.apply_for_star()
+        assert asked.types == expected or (asked.code == "star_already_held" and not expected), asked
+        self.happened.update(expected)
+
+    async def _pending(self, day: Day, person: Volunteer) -> list[tuple[Entry, str]]:
+        """The person's entries of the day with their ids, when all that must be there are."""
+        expected = person.on(day.on, "pending")
         found: list[dict[str, Any]] = []
 
         async def are_there() -> bool:
             rows = await self.clients.rows("hours", "/confirm-queue", volunteer=str(person.volunteer_id))
-            found[:] = [row for row in rows if row["served_on"] == self.day.isoformat()]
+            found[:] = [row for row in rows if row["served_on"] == day.on.isoformat()]
             return len(found) >= len(expected)
 
-        await until(are_there, PENDING_WITHIN_S, f"what {person.volunteer_id} served")
+        await until(are_there, self.clients.patience, f"what {person.volunteer_id} served", every=0.2)
         ids = {(UUID(row["activity_id"]), datetime.fromisoformat(row["starts_at"]), row["minutes"]): row["entry_id"] for row in found}
-        assert len(ids) == len(found) == len(expected)
+        assert len(ids) == len(found) == len(expected), f"{found}, and by the count {expected}"
         return [(entry, ids[entry.activity_id, entry.starts_at, entry.minutes]) for entry in expected]
 
+    async def _race(self, who: UUID, both: tuple[tuple[Entry, str], tuple[Entry, str]]) -> Asked | None:
+        """Two entries of the same time are confirmed at once: one counts, and no minute twice."""
+        person = self.people[who]
+        body = {"served_on": both[0][0].served_on.isoformat()}
+        asked = await asyncio.gather(
+            *(
+                self.clients.ask("hours", *LEADER, f"/accounts/{who}/entries/{entry_id}/confirm", body, unit=self.unit)
+                for _, entry_id in both
+            )
+        )
+        said = sorted(zip(both, asked, strict=True), key=lambda each: each[1].position if each[1].accepted else 2**63)
+        for (entry, _), answer in said:
+            overlaps = person.overlaps(entry, entry.starts_at, entry.ends_at)
+            assert answer.code == ("overlapping_service" if overlaps else ""), answer
+            if answer.accepted:
+                entry.state = "counted"
+        self.happened["same time confirmed twice at once"] += 1
+        return said[0][1] if said[0][1].accepted else None
+
     async def _approve(self, who: UUID, entry: Entry, entry_id: str, how: str = "") -> Asked | None:
-        """Confirms, corrects or turns down; a missed check-out is corrected or left."""
+        """Confirms, corrects or turns down; a missed check-out is corrected or left. Nothing of what overlaps with what counts."""
         draw = self.random.random()
         how = how or ("correct" if draw < 0.7 else "leave") if not entry.minutes else how or self._choice(draw)
         if how == "leave":
             return None
-        body: dict[str, Any] = {"served_on": self.day.isoformat()}
+        body: dict[str, Any] = {"served_on": entry.served_on.isoformat()}
         starts_at, ends_at = entry.starts_at, entry.ends_at
         if how == "correct":
             starts_at += timedelta(minutes=10)
@@ -208,14 +361,20 @@ class Season:
             body |= {"reason": "false_record"}
         if how != "confirm":
             body["requester_id"] = str(who)
-        asked = await self.clients.ask("hours", *LEADER, f"/accounts/{who}/entries/{entry_id}/{how}", body)
+        path = f"/accounts/{who}/entries/{entry_id}/{how}"
+        asked = await self.clients.ask("hours", *LEADER, path, body, unit=self.unit)
+        if how != "reverse" and self.people[who].overlaps(entry, starts_at, ends_at):
+            assert asked.code == "overlapping_service", asked
+            self.happened["overlapping time refused"] += 1
+            return None
         assert asked.types[:1] == [f"service_time_{_DONE[how]}"], asked
+        self.happened[asked.types[0]] += 1
         entry.starts_at, entry.ends_at = starts_at, ends_at
         entry.state = "reversed" if how == "reverse" else "counted"
         return asked
 
     def _slot_end(self, entry: Entry) -> datetime:
-        return next(each.ends_at for each in self.activities if each.activity_id == entry.activity_id)
+        return next(each.ends_at for each in reversed(self.activities) if each.activity_id == entry.activity_id)
 
     @staticmethod
     def _choice(draw: float) -> str:
@@ -227,17 +386,84 @@ class Season:
     def _shuffled(self, activities: Iterable[Activity]) -> list[Activity]:
         return self.random.sample(list(activities), len(list(activities)))
 
-    async def _travel(self, clock: str) -> None:
-        self.now = at(self.day, clock)
-        await self.clients.system.travel(self.now)
+    async def _everybody(self, does: Callable[[UUID], Coroutine[Any, Any, list[Asked]]]) -> list[Asked]:
+        return [each for some in await asyncio.gather(*(does(who) for who in self.people)) for each in some]
 
-    async def _everybody(self, does: Callable[[UUID], Coroutine[Any, Any, Any]]) -> list[Asked]:
-        done = await asyncio.gather(*(does(who) for who in self.people))
-        return [each for some in done if some for each in some]
+
+class Season:
+    """All circles, and the days so far."""
+
+    def __init__(self, clients: Clients, seed: int, *, circles: int = 1, people: int = PEOPLE, overlapping: bool = False) -> None:
+        self.clients = clients
+        self.random = random.Random(seed)
+        self.clock = CommonClock(clients.system.travel, at(FIRST_DAY, "05:00"))
+        self.circles = [
+            Circle(
+                clients,
+                self.clock,
+                seed + number,
+                range(number * people, (number + 1) * people),
+                world.UNITS[number % len(world.UNITS)],
+                overlapping=overlapping,
+            )
+            for number in range(circles)
+        ]
+        self.on = FIRST_DAY
+        self.days = 0
+
+    @property
+    def activities(self) -> list[Activity]:
+        return [each for circle in self.circles for each in circle.activities]
+
+    @property
+    def people(self) -> dict[UUID, Volunteer]:
+        return {who: person for circle in self.circles for who, person in circle.people.items()}
+
+    @property
+    def happened(self) -> Counter[str]:
+        """What the answers have shown."""
+        counted = sum((each.happened for each in self.circles), Counter[str]())
+        counted["minutes above the cap"] = sum(each.over_cap for each in self.people.values())
+        return counted
+
+    async def begin(self) -> None:
+        """The programme, the policies and the volunteers."""
+        await self.clock.set(self.clock.now)
+        self.programme = await world.adopt_programme(self.clients)
+        self.hours_policy, self.star_policy = await world.adopt_policies(self.clients, STARS_HOURS)
+        await asyncio.gather(*(each.begin(self.programme) for each in self.circles))
+
+    async def play_a_day(self) -> None:
+        """Seats, service and approval, one after the other."""
+        self.clock.players = len(self.circles)
+        await asyncio.gather(*(self._play_one(circle, self.on) for circle in self.circles))
+        self.on += timedelta(days=1)
 
     @staticmethod
-    async def _at_the_door(people: Iterable[UUID], does: Callable[[UUID], Coroutine[Any, Any, None]]) -> None:
-        await asyncio.gather(*(does(who) for who in people))
+    async def _play_one(circle: Circle, on: date) -> None:
+        day = await circle.fill(on)
+        await circle.serve(day)
+        await circle.count(day)
 
+    async def play(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set, and to the end of the day. Fails with the first answer that should have been another."""
+        self.clock.players = len(self.circles)
+        async with asyncio.TaskGroup() as tasks:
+            for circle in self.circles:
+                tasks.create_task(self._go_on(circle, stop))
 
-_DONE = {"confirm": "confirmed", "correct": "corrected", "reverse": "reversed"}
+    async def _go_on(self, circle: Circle, stop: asyncio.Event) -> None:
+        """A day is served while the next one is filled, and the one before is counted."""
+        day: Day | None = await circle.fill(self.on)
+        before: Day | None = None
+        while day is not None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(circle.serve(day))
+                following = None if stop.is_set() else tasks.create_task(circle.fill(day.on + timedelta(days=1)))
+                if before is not None:
+                    tasks.create_task(circle.count(before))
+            before, day = day, None if following is None else following.result()
+            self.days = max(self.days, (before.on - FIRST_DAY).days + 1)
+        await self.clock.leave()
+        assert before is not None
+        await circle.count(before)

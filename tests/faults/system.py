@@ -102,7 +102,7 @@ class System(Stack):
             return False
 
 
-async def until(condition: Callable[[], bool | Awaitable[bool]], within: float, what: str = "it") -> float:
+async def until(condition: Callable[[], bool | Awaitable[bool]], within: float, what: str = "it", every: float = 0.03) -> float:
     """Looks until a condition holds; the seconds that it took. Fails after `within`."""
     began = monotonic()
     while True:
@@ -110,7 +110,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], within: float, 
         if held if isinstance(held, bool) else await held:
             return monotonic() - began
         assert monotonic() - began < within, f"{what} did not come true within {within:g} s"
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(every)
 
 
 def server_and_backends(server: LocalPostgres) -> Sequence[Identity]:

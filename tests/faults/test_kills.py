@@ -152,8 +152,8 @@ def summary(clients: Clients, season: Season, report: Report) -> str:
         "minutes": sum(each.credited for each in season.people.values()),
         "over_cap": sum(each.over_cap for each in season.people.values()),
         "stars": sum(len(each.stars) for each in season.people.values()),
-        "stars_lost": season.stars_lost,
-        "offers_lapsed": season.lapsed,
+        "stars_lost": season.happened["star lost"],
+        "offers_lapsed": season.happened["lapsed offer"],
     }
     return f"kills: {json.dumps(figures)}"
 
@@ -167,8 +167,8 @@ async def test_what_the_run_is_for_has_happened(played: Played) -> None:
     assert any(not each.accepted for each in history)
     assert sum(each.over_cap for each in played.season.people.values()) > 0
     assert any(each.stars for each in played.season.people.values())
-    assert played.season.stars_lost > 0
-    assert played.season.lapsed > 0
+    assert played.season.happened["star lost"] > 0
+    assert played.season.happened["lapsed offer"] > 0
 
 
 async def test_every_key_is_answered_the_same_again(played: Played) -> None:

@@ -1,5 +1,6 @@
 """The small world of these tests: an invented programme, its volunteers, and what they ask for."""
 
+from collections.abc import Sequence
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tests.faults.clients import Asked, Clients
 
 SAMPLE = Path(__file__).parents[2] / "deploy" / "sample"
 UNIT = "water-saving-office"
+UNITS = (UNIT, "river-management-station", "rural-water-station", "reservoir-station", "general-office", "policy-and-law-office")
 BUREAU = ("局长甲", "bureau_admin")
 LEADER = ("科长乙", "unit_admin")
 KIOSK = ("签到机一", "kiosk")
@@ -29,7 +31,7 @@ def volunteer(number: int) -> UUID:
 
 def id_number(number: int) -> str:
     """A well-formed ID number that nobody has: the region does not exist."""
-    digits = f"99000019800101{number:03}"
+    digits = f"9900001980{1 + number // 1000 % 12:02}01{number % 1000:03}"
     total = sum(int(digit) * weight for digit, weight in zip(digits, (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2), strict=True))
     return digits + "10X98765432"[total % 11]
 
@@ -39,24 +41,37 @@ async def adopt_programme(clients: Clients) -> Asked:
     return await clients.ask("registration", *BUREAU, "/programmes", {"file": (SAMPLE / "programme-2017.yaml").read_text()})
 
 
-async def register(clients: Clients, number: int, programme: Asked) -> Asked:
+async def adopt_policies(clients: Clients, stars_hours: Sequence[int]) -> tuple[Asked, Asked]:
+    """How hours count, as in the sample, and how many of them each star needs."""
+    stars = f"""
+        version: "faults"
+        effective_from: 2017-01-01
+        thresholds_hours: [{", ".join(map(str, stars_hours))}]
+    """
+    return (
+        await clients.ask("hours", *BUREAU, "/hours-policies", {"file": (SAMPLE / "hours-policy.yaml").read_text()}),
+        await clients.ask("recognition", *BUREAU, "/star-policies", {"file": stars}),
+    )
+
+
+async def register(clients: Clients, number: int, programme: Asked, unit: str = UNIT) -> Asked:
     """A volunteer registers, by consent."""
     body = {
-        "unit_code": UNIT,
+        "unit_code": unit,
         "name": "赵小山",
         "id_number": id_number(number),
         "consents": ["register"],
         "consent_text_version": "2017-1",
     }
-    return await clients.ask("registration", volunteer(number), "volunteer", "/volunteers", body, after=[programme.token])
+    return await clients.ask("registration", volunteer(number), "volunteer", "/volunteers", body, after=[programme.token], unit=unit)
 
 
 async def publish(
-    clients: Clients, programme: Asked, starts_at: datetime, ends_at: datetime, *, capacity: int, wait_list_max: int
+    clients: Clients, programme: Asked, starts_at: datetime, ends_at: datetime, *, capacity: int, wait_list_max: int, unit: str = UNIT
 ) -> Asked:
     """An activity with one position."""
     body: dict[str, Any] = {
-        "unit_code": UNIT,
+        "unit_code": unit,
         "title": "清洁河道",
         "carrier": "caring-for-nature",
         "place": "淄河岸边",
@@ -65,7 +80,7 @@ async def publish(
         "positions": [{"code": "cleaner", "name": "清洁员", "capacity": capacity}],
         "wait_list_max": wait_list_max,
     }
-    return await clients.ask("registration", *LEADER, "/activities", body, after=[programme.token])
+    return await clients.ask("registration", *LEADER, "/activities", body, after=[programme.token], unit=unit)
 
 
 def activity_of(published: Asked) -> UUID:
@@ -78,6 +93,12 @@ async def enroll(clients: Clients, activity: UUID, who: UUID, *, after: Asked, t
     body = {"volunteer_id": str(who), "position": "cleaner"}
     path = f"/activities/{activity}/enrollments"
     return await clients.ask("registration", who, "volunteer", path, body, after=[after.token], through=through)
+
+
+async def seat_all_the_same(clients: Clients, activity: UUID, who: UUID, *, after: Asked, unit: str) -> Asked:
+    """A coordinator enrols somebody who has a seat elsewhere at that time."""
+    body = {"volunteer_id": str(who), "position": "cleaner", "override_reason": "人手不足"}
+    return await clients.ask("registration", *LEADER, f"/activities/{activity}/enrollments", body, after=[after.token], unit=unit)
 
 
 async def withdraw(clients: Clients, activity: UUID, who: UUID, *, after: Asked, through: str | None = None) -> Asked:
