@@ -70,7 +70,7 @@ class _Pool(Pool):
     async def _acquire(self, seconds: float | None) -> Any:
         begun = perf_counter()
         try:
-            return await super()._acquire(seconds)
+            return await super()._acquire(seconds)  # type: ignore[misc]  # No call of it is public.
         finally:
             if self._waited is not None:
                 self._waited(perf_counter() - begun)

@@ -20,7 +20,7 @@ from shared.postgres import Connection, Pool
 
 LOOK_SECONDS: Final = 2.0
 """Between two looks at the positions. A log that has not moved from one to the next is at rest."""
-AGAIN_SECONDS: Final = 20.0
+AGAIN_SECONDS: Final = 10.0
 """Between two counts at the same position: rows can be changed by hand, or lost, without any event."""
 
 

@@ -194,6 +194,8 @@ HERE: Final[Mapping[str, Callable[[Figures], bool]]] = {
     "consumer_events_total": lambda f: all(
         sum(f.of("consumer_events_total", "worker", result=result)) > 0 for result in ("applied", "ignored")
     ),
+    "reconciliation_difference": lambda f: f.of("reconciliation_difference", "worker") == [0.0] * 5,
+    "reconciliation_timestamp_seconds": lambda f: time.time() - min(f.of("reconciliation_timestamp_seconds", "worker")) < AT_REST_S,
     "db_pool_connections": lambda f: (
         min(f.of("db_pool_connections", pool="store", state="open")) >= 1
         and min(f.of("db_pool_connections", pool="worker", state="open")) >= 1
