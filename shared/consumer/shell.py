@@ -156,7 +156,7 @@ class Subscription:
         offset = await insist(self._reader.begin, self._stop, self._metrics, "begin")
         self._failed = asyncio.get_running_loop().create_future()
         broker = KafkaBroker(
-            self._servers,
+            self._servers.split(","),  # A list: FastStream takes one text for one address.
             client_id=self._group_id,
             consumer_only=True,
             allow_auto_create_topics=False,

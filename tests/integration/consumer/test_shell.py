@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from deploy.local.kafka import LocalKafka
+from deploy.local.kafka import HOST, LocalKafka, free_ports
 from shared.consumer.apply import Consumer, FencedError
 from shared.consumer.shell import Subscription
 from tests.conftest import Databases
@@ -261,3 +261,10 @@ async def test_kafka_may_be_down_at_the_start_in_the_middle_and_at_the_end(base:
         kafka.kill()
     # Leaving the block asked for the end, with Kafka away, within 20 s.
     assert await base.tallied() == [(1, "a", 1), (2, "a", 2)]
+
+
+async def test_a_list_of_several_addresses_is_tried_one_by_one(base: Base, kafka_server: LocalKafka, topic: str) -> None:
+    (nobody,) = free_ports(1)
+    await publish(kafka_server.servers, topic, Log().count(("a", 1)))
+    async with reading(base, f"{HOST}:{nobody},{kafka_server.servers}", topic):
+        await until(lambda: is_at(base, 1))
