@@ -244,14 +244,14 @@ def _ends(replica: Path) -> list[tuple[int, int]]:
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("F18", "leader killed", 30, True, BOTH, _leader_killed),
-    Fault("F18", "controller killed", 30, True, BOTH, _controller_killed),
-    Fault("F18", "each broker killed in turn", 30, True, ONLY_LONG, _each_killed),
-    Fault("F18", "rolling restart", 30, True, ONLY_LONG, _rolling_restart),
+    Fault("F18.1", "leader killed", 30, True, BOTH, _leader_killed),
+    Fault("F18.2", "controller killed", 30, True, BOTH, _controller_killed),
+    Fault("F18.3", "each broker killed in turn", 30, True, ONLY_LONG, _each_killed),
+    Fault("F18.4", "rolling restart", 30, True, ONLY_LONG, _rolling_restart),
     Fault("F19", "leader paused", 45, True, BOTH, _paused),
     Fault("F20", "too few in sync", 120, True, BOTH, _too_few_in_sync),
-    Fault("F21", "all brokers killed", 60, True, BOTH, _all_killed),
-    Fault("F21", "all brokers lost with their logs", 300, True, BOTH, _all_lost),
-    Fault("F24", "log truncated", 60, True, BOTH, _truncated),
-    Fault("F24", "group offsets lost", 30, True, BOTH, _group_offsets_lost),
+    Fault("F21.1", "all brokers killed", 60, True, BOTH, _all_killed),
+    Fault("F21.2", "all brokers lost with their logs", 300, True, BOTH, _all_lost),
+    Fault("F24.1", "log truncated", 60, True, BOTH, _truncated),
+    Fault("F24.2", "group offsets lost", 30, True, BOTH, _group_offsets_lost),
 )

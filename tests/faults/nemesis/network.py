@@ -145,12 +145,12 @@ async def _is_read(scene: Scene, name: str, within: float) -> float:
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("F26", "latency of 300 ± 200 ms", 30, True, BOTH, partial(_slow, Rules(delay_s=0.3, jitter_s=0.2))),
-    Fault("F26", "a wire of 64 kbit/s", 30, True, BOTH, partial(_slow, Rules(bytes_per_s=8_000))),
-    Fault("F26", "slices of 1 to 7 bytes", 30, True, BOTH, partial(_slow, Rules(sliced=True))),
-    Fault("F27", "black holes", 15, False, BOTH, _black_holes),
-    Fault("F27", "black holes on every edge in turn", 15, False, ONLY_LONG, _every_edge),
-    Fault("F27", "a broker that no client reaches", 15, True, BOTH, _one_broker),
-    Fault("F28", "resets in the middle", 10, False, BOTH, _resets),
-    Fault("F28", "accepted, then silence", 10, False, BOTH, _silence),
+    Fault("F26.1", "latency of 300 ± 200 ms", 30, True, BOTH, partial(_slow, Rules(delay_s=0.3, jitter_s=0.2))),
+    Fault("F26.2", "a wire of 64 kbit/s", 30, True, BOTH, partial(_slow, Rules(bytes_per_s=8_000))),
+    Fault("F26.3", "slices of 1 to 7 bytes", 30, True, BOTH, partial(_slow, Rules(sliced=True))),
+    Fault("F27.1", "black holes", 15, False, BOTH, _black_holes),
+    Fault("F27.2", "black holes on every edge in turn", 15, False, ONLY_LONG, _every_edge),
+    Fault("F27.3", "a broker that no client reaches", 15, True, BOTH, _one_broker),
+    Fault("F28.1", "resets in the middle", 10, False, BOTH, _resets),
+    Fault("F28.2", "accepted, then silence", 10, False, BOTH, _silence),
 )
