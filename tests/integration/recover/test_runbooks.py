@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
-from pydantic_core import to_json
 
 from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import HOST, SUPERUSER, LocalPostgres, installed_programs
-from shared.envelope import headers_of
-from shared.eventstore.store import record_from_row
-from tests.integration.recover.conftest import SERVICE, Ran, Site
+from tests.integration.recover.conftest import SERVICE, Person, Ran, Site
 
 RUNBOOKS = CHECKOUT / "deploy" / "runbooks"
 
@@ -77,28 +74,93 @@ async def test_a_log_is_closed_and_opened_and_a_role_paused_and_resumed(site: Si
     assert "paused=views" in (await page.follow(1)).out
 
 
-async def test_a_parked_key_is_looked_at_and_released(site: Site) -> None:
-    person = site.person()
-    assert (await site.register(person)).status_code == 200
+async def unlucky(site: Site, condition: str) -> None:
+    """From now on the read models of registration refuse what breaks `condition`, as a fault of the code would."""
+    await site.sql(SERVICE, f"ALTER TABLE {await _views(site)}.volunteers ADD CONSTRAINT unlucky CHECK ({condition}) NOT VALID")
+
+
+async def cured(site: Site) -> None:
+    await site.sql(SERVICE, f"ALTER TABLE {await _views(site)}.volunteers DROP CONSTRAINT unlucky")
+
+
+async def _views(site: Site) -> str:
+    return str((await site.sql(SERVICE, "SELECT schema FROM consumer.views WHERE live"))[0]["schema"])
+
+
+async def named(site: Site, *persons: Person) -> None:
+    """They consent to be named in public."""
+    for person in persons:
+        said = {"consent": "be_named", "text_version": "2017-1"}
+        answer = await site.ask(f"/volunteers/{person.id}/consents", said, person.id, "volunteer")
+        assert answer.status_code == 200, answer.text
+
+
+async def registered(site: Site, count: int) -> list[Person]:
+    persons = [site.person() for _ in range(count)]
+    for person in persons:
+        assert (await site.register(person)).status_code == 200
     await site.caught_up()
-    rows = await site.sql(
-        SERVICE, "SELECT *, log_id FROM es.event, es.log WHERE type = 'registration.consent_given' AND stream_id = $1", person.id
-    )
-    record = record_from_row(rows[0], SERVICE, rows[0]["log_id"])
-    headers = to_json({name: value.decode() for name, value in headers_of(record)})
-    await site.sql(
-        SERVICE,
-        "INSERT INTO consumer.parked (consumer, log, position, key, type, headers, payload, error_class, stage) "
-        "VALUES ('withdrawals', 'registration', $1, $2, $3, $4, $5, 'PayloadError', 'applied')",
-        record.position, record.partition_key, record.type, headers, record.payload,
-    )  # fmt: skip
+    return persons
+
+
+async def test_a_parked_key_is_looked_at_tried_and_released(site: Site) -> None:
     page = Runbook(site, "parked-keys.md")
-    assert len(page.blocks) == 3
+    assert len(page.blocks) == 9
+    [person] = await registered(site, 1)
+    await unlucky(site, "named_position IS NULL")
+    await named(site, person)
+    await site.caught_up()
     assert f"key={person.id}" in (await page.follow(0)).out
     assert "registration.consent_given" in (await page.follow(1, KEY=str(person.id))).out
-    ran = await page.follow(2, KEY=str(person.id))
-    assert "withdrawals registration: 1 released" in ran.out
+    tried = (await page.follow(2, KEY=str(person.id))).out
+    assert "applied: fails: CheckViolationError volunteers unlucky at " in tried
+    assert "no row would change" in tried
+    await cured(site)
+    tried = (await page.follow(2, KEY=str(person.id))).out
+    assert "applied: would be applied" in tried
+    assert f".volunteers volunteer_id={person.id} named_position=null->" in tried
+    assert "甲乙丙" not in tried
+    ran = await page.follow(3, KEY=str(person.id))
+    assert "views registration: 1 released" in ran.out
     assert f"key={person.id}" not in ran.out
+
+
+async def test_what_nobody_will_read_is_given_up_by_two(site: Site) -> None:
+    page = Runbook(site, "parked-keys.md")
+    [person] = await registered(site, 1)
+    await unlucky(site, "named_position IS NULL")
+    await named(site, person)
+    await site.caught_up()
+    await cured(site)
+    said = {"KEY": str(person.id), "WHY": "a drill", "ME": "操作员甲", "SOMEBODY_ELSE": "操作员乙"}
+    assert "asked_by=操作员甲" in (await page.follow(5, **said)).out
+    with pytest.raises(AssertionError, match="another person approves"):
+        await page.follow(6, **{**said, "SOMEBODY_ELSE": "操作员甲"})
+    assert f"key={person.id}" in (await page.follow(0)).out
+    await page.follow(6, **said)
+    assert f"key={person.id}" not in (await page.follow(0)).out
+    changes = (await site.run("log", "status")).out
+    assert "parked -> discard asked for  by 操作员甲: a drill" in changes
+    assert "discard asked for -> discarded  by 操作员乙: a drill" in changes
+
+
+async def test_a_consumer_that_stopped_itself_is_named_and_let_go_on_and_its_keys_are_retried_by_reason(site: Site) -> None:
+    page = Runbook(site, "parked-keys.md")
+    persons = await registered(site, 6)
+    await unlucky(site, "named_position IS NULL")
+    await named(site, *persons)
+    end = asyncio.get_running_loop().time() + 30
+    while not await site.sql(SERVICE, "SELECT FROM consumer.stopped"):
+        assert asyncio.get_running_loop().time() < end
+        await asyncio.sleep(0.05)
+    assert "bad   consumers: stopped: views of registration would park" in (await page.follow(7)).out
+    assert "error_class=CheckViolationError" in (await page.follow(8, WHY="a drill", ME="操作员甲")).out
+    await site.caught_up()
+    assert "ok    consumers: none has stopped itself" in (await page.follow(7)).out
+    await cured(site)
+    released = (await page.follow(4, REASON="CheckViolationError")).out
+    assert released.count("views registration: 1 released") == len(persons)
+    assert "consumer=views" not in (await page.follow(0)).out
 
 
 async def test_read_models_are_rebuilt_compared_rolled_back_and_dropped(site: Site) -> None:
