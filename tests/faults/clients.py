@@ -137,6 +137,9 @@ class Clients:
         self.answered = Counter[str]()
         self.open: dict[UUID, Asked] = {}
         """Asked and not answered yet."""
+        self.going_on = asyncio.Event()
+        """While it is not set, nobody asks for anything new."""
+        self.going_on.set()
         self.unit = unit
         self.in_flight = Counter[str]()
         self.not_decided = Counter[str]()
@@ -182,6 +185,7 @@ class Clients:
         if_match: int | None = None,
     ) -> Asked:
         """One command, until it is known what became of it. `through` is the process to ask, any api when none is named."""
+        await self.going_on.wait()
         unit = "bureau" if role == "bureau_admin" else unit or self.unit
         asked = Asked(service, (str(person), role, unit), path, body, uuid4().hex)
         self.asked[asked.command_id] = self.open[asked.command_id] = asked
@@ -210,6 +214,10 @@ class Clients:
         await self._until_known(repeat, (), None, within)
         return repeat
 
+    async def retry(self, asked: Asked) -> None:
+        """The same key once more: the answer is the same (I3)."""
+        self._is_the_same(asked, await self.again(asked), "retry of what is known")
+
     async def _misbehave(self, asked: Asked) -> None:
         """A retry of what is known, the key used for something else, or an older version of what was just changed (I3)."""
         deed = self._random.choice(("retry", "retry", "other body", "stale version"))
@@ -223,7 +231,7 @@ class Clients:
             assert (refused.status, refused.code) == (422, "idempotency_key_reused"), refused
             self.misdeeds["key used again"] += 1
         elif "command_id" in asked.answer:
-            self._is_the_same(asked, await self.again(asked), "retry of what is known")
+            await self.retry(asked)
 
     async def _stale(self, asked: Asked) -> Asked:
         stale = Asked(asked.service, asked.who, asked.path, asked.body, uuid4().hex)
@@ -332,6 +340,6 @@ def another(asked: Asked) -> tuple[str, Mapping[str, Any]] | None:
         if word in asked.body:
             return asked.path, {**asked.body, word: other}
     before, _, end = asked.path.rpartition("/")
-    if end in OTHER_ENDS:
+    if end in OTHER_ENDS and before.startswith("/activities/"):
         return f"{before}/{OTHER_ENDS[end]}", asked.body
     return (asked.path, {"stars": 1}) if end == "stars" and not asked.body else None

@@ -134,4 +134,4 @@ async def test_a_worker_that_is_told_to_end_hands_its_roles_over(system: System,
     print(f"drain: the worker ended in {ended:.1f} s, the standby showed all {await until(shown, 20, 'the views'):.1f} s later")
     events = await stored(system, "registration")
     check_answers(events, clients.history)
-    assert (await check_published(system, "registration", events)).ahead == 0
+    assert (await check_published(system, "registration", events)).seen["ahead"] == 0

@@ -12,8 +12,9 @@ import pytest
 
 from tests.faults import world
 from tests.faults.clients import Asked, Clients
+from tests.faults.invariants import Stored
 from tests.faults.system import System
-from tests.faults.witness import Stored, by_person, check_answers, check_dense, stored
+from tests.faults.witness import by_person, check_answers, check_dense, stored
 from tests.faults.world import LEADER, UNIT, at
 
 SEED = 40

@@ -1,38 +1,39 @@
 """What the stores and Kafka really hold, read by other means than the project's own, and what was answered held against it."""
 
 import asyncio
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+import asyncpg
 
-from tests.faults.clients import Asked
+from deploy.local.environment import SERVICES
+from tests.faults import invariants
+from tests.faults.clients import Asked, Clients
+from tests.faults.invariants import FOLDS, READERS, Fold, Hours, Log, Reader, Stored, check_authors, check_reactions, check_reader, need
 from tests.faults.system import System
+from tests.faults.tap import Tap, read_to_the_end
 
-_EVENTS = """
-    SELECT position, category, stream_id, version, event_id, type, command_id, actor, payload FROM es.event ORDER BY position
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """An event as the store has it."""
-
-    position: int
-    stream: str
-    version: int
-    event_id: UUID
-    type: str
-    command_id: UUID
-    actor: str
-    payload: bytes
+CONNECT_WITHIN_S = 10.0
+READS: Mapping[tuple[str, str], Sequence[str]] = {
+    ("registration", "views"): ("registration", "hours", "recognition"),
+    ("registration", "inbox"): ("registration",),
+    ("hours", "views"): ("hours", "registration"),
+    ("hours", "inbox"): ("hours", "registration"),
+    ("recognition", "views"): ("recognition", "registration"),
+    ("recognition", "inbox"): ("recognition", "hours", "registration"),
+    **{(service, "withdrawals"): ("registration",) for service in SERVICES},
+}
+"""Which logs each consumer must have read."""
+REACTS: Mapping[str, Sequence[str]] = {"registration": ("registration",), "hours": ("hours",), "recognition": ("hours", "recognition")}
+"""On which of them the inbox reacts."""
 
 
-async def stored(system: System, service: str) -> list[Stored]:
-    """The whole log."""
+async def stored(system: System, service: str, after: int = 0) -> list[Stored]:
+    """The log after a position."""
     return [
         Stored(
             row["position"],
@@ -44,99 +45,200 @@ async def stored(system: System, service: str) -> list[Stored]:
             row["actor"],
             row["payload"],
         )
-        for row in await system.sql(service, _EVENTS)
+        for row in await system.sql(service, _EVENTS, after)
     ]
 
 
 def check_dense(events: Sequence[Stored]) -> None:
     """Positions 1 to n, versions 1 to n in each stream, every id once (I4)."""
-    assert [each.position for each in events] == list(range(1, len(events) + 1))
-    streams: dict[str, list[int]] = {}
-    for each in events:
-        streams.setdefault(each.stream, []).append(each.version)
-    assert all(versions == list(range(1, len(versions) + 1)) for versions in streams.values())
-    assert len({each.event_id for each in events}) == len(events)
+    Log("the log").take(events)
 
 
 def check_answers(events: Sequence[Stored], history: Sequence[Asked]) -> None:
     """What was accepted is there exactly as answered, what was refused left nothing, and nobody else wrote (I1, I2)."""
-    by_command: dict[UUID, list[Stored]] = {}
-    for event in events:
-        by_command.setdefault(event.command_id, []).append(event)
-    answered: set[UUID] = set()
-    for each in history:
-        if "command_id" not in each.answer:
-            continue
-        command_id = UUID(each.answer["command_id"])
-        answered.add(command_id)
-        there = [
-            {"id": str(event.event_id), "type": event.type, "version": event.version, "position": event.position}
-            for event in by_command.get(command_id, ())
-        ]
-        assert there == (each.answer["events"] if each.accepted else []), each
-    by_people = {each.command_id for each in events if not each.actor.startswith("system:")}
-    assert by_people <= answered, "somebody wrote what nobody was told of"
+    log = Log("the log")
+    log.take(events)
+    invariants.check_answers(log, history)
+    check_authors(events, {each.command_id: each for each in history})
 
 
-@dataclass(frozen=True, slots=True)
-class Tapped:
-    """What a reader of a topic sees: the log, how many records were repeats, and how many stood behind a hole that was filled later."""
-
-    events: Sequence[tuple[int, str, bytes]]
-    repeats: int
-    ahead: int
-
-
-async def tap(system: System, service: str, within: float = 30.0) -> Tapped:
-    """Reads the topic from its start to its end as readers must: take n + 1, drop the rest; the chain of hashes is computed again."""
-    place = TopicPartition(f"{system.prefix}{service}.events", 0)
-    consumer = AIOKafkaConsumer(bootstrap_servers=system.kafka.servers, enable_auto_commit=False)
-    consumer.assign([place])
-    events: list[tuple[int, str, bytes]] = []
-    previous, repeats, ahead = bytes(32), 0, 0
-    async with asyncio.timeout(within):
-        await consumer.start()
-        try:
-            await consumer.seek_to_beginning(place)
-            end = (await consumer.end_offsets([place]))[place]
-            while await consumer.position(place) < end:
-                for record in await _polled(consumer):
-                    headers = dict(record.headers)
-                    position = int(headers["ce_sequence"])
-                    if position != len(events) + 1:
-                        repeats += position <= len(events)
-                        ahead += position > len(events)
-                        continue
-                    previous = _next_hash(previous, record.headers, record.value)
-                    assert headers["ce_chainhash"].decode() == previous.hex(), f"{service} {position}: the chain does not hold"
-                    events.append((position, headers["ce_id"].decode(), record.value))
-        finally:
-            await consumer.stop()
-    return Tapped(events, repeats, ahead)
-
-
-async def _polled(consumer: AIOKafkaConsumer) -> Sequence[Any]:
-    return [record for batch in (await consumer.getmany(timeout_ms=500)).values() for record in batch]
-
-
-def _next_hash(previous: bytes, headers: Sequence[tuple[str, bytes]], value: bytes) -> bytes:
-    said = sorted((name, content) for name, content in headers if name != "ce_chainhash")
-    digest = hashlib.sha256(previous + len(said).to_bytes(4, "big"))
-    for name, content in said:
-        for part in (name.encode(), content):
-            digest.update(len(part).to_bytes(4, "big") + part)
-    digest.update(value)
-    return digest.digest()
-
-
-async def check_published(system: System, service: str, events: Sequence[Stored]) -> Tapped:
-    """Kafka holds the log, whole and in order (I5)."""
-    seen = await tap(system, service)
-    assert [position for position, _, _ in seen.events] == [each.position for each in events]
-    assert list(seen.events) == [(each.position, str(each.event_id), each.payload) for each in events]
-    return seen
+async def check_published(system: System, service: str, events: Sequence[Stored]) -> Tap:
+    """Kafka holds the log, whole and in order, for whoever reads it next (I5)."""
+    log = Log(service)
+    log.take(events)
+    read = await read_to_the_end(system, service)
+    invariants.check_published(log, read.events)
+    need(read.position == log.head, "I5", f"the next reader of {service} gets as far as {read.position} of {log.head}")
+    return read
 
 
 async def by_person(system: System, service: str, statement: str) -> Mapping[UUID, Any]:
     """The rows of a statement by their first column."""
     return {row[0]: tuple(row)[1:] for row in await system.sql(service, statement)}
+
+
+@asynccontextmanager
+async def snapshot(system: System, service: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """One state of a service's database, as the superuser."""
+    connection = await asyncpg.connect(system.dsn(service, "admin"), timeout=CONNECT_WITHIN_S)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            yield connection
+    finally:
+        await connection.close(timeout=5)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the consumers of a service stand: (consumer, log) to applied and reacted, with their hashes."""
+
+    applied: Mapping[tuple[str, str], tuple[int, bytes]]
+    reacted: Mapping[tuple[str, str], tuple[int, bytes]]
+
+    @classmethod
+    async def of(cls, connection: "asyncpg.Connection[asyncpg.Record]", service: str) -> "Places":
+        """What the database says now."""
+        rows = {(row["consumer"], row["log"]): row for row in await connection.fetch(_PLACES)}
+        read = [(consumer, log) for (owner, consumer), logs in READS.items() if owner == service for log in logs]
+        return cls(
+            {key: (rows[key]["applied"], rows[key]["applied_hash"]) if key in rows else (0, b"") for key in read},
+            {
+                key: (rows[key]["reacted"], rows[key]["reacted_hash"]) if key in rows else (0, b"")
+                for key in (("inbox", log) for log in REACTS[service])
+            },
+        )
+
+
+@dataclass
+class _Looked:
+    """What one look at a service's database has found."""
+
+    places: Places
+    readers: Mapping[Reader, tuple[int, int, int]]
+    """Position, rows and digest; nothing of what waits behind parked keys."""
+    seals: Sequence[tuple[int, int, bytes]]
+
+
+@dataclass
+class Witness:
+    """Holds against one another what was asked, stored, published and read: each look takes up where the last one ended."""
+
+    system: System
+    clients: Clients
+    taps: Mapping[str, Tap]
+    happened: Counter[str] = field(default_factory=Counter)
+    logs: dict[str, Log] = field(default_factory=lambda: {service: Log(service) for service in SERVICES})
+
+    def __post_init__(self) -> None:
+        self._folds: dict[str, Fold] = {service: FOLDS[service]() for service in SERVICES}
+        self._at: dict[Reader, Fold] = {}
+        self._answered = 0
+        self._compared = dict.fromkeys(SERVICES, 0)
+        self._sealed = dict.fromkeys(SERVICES, 0)
+
+    async def look(self) -> None:
+        """All invariants but the digests, up to where everything stands now. Raises BrokenError."""
+        answered, self._answered = self.clients.history[self._answered :], len(self.clients.history)
+        tapped = {service: tap.position for service, tap in self.taps.items()}
+        looked = {service: await self._look_at(service) for service in SERVICES}  # Consumers first: their logs are at least as long.
+        for service in SERVICES:
+            self._take(service, await stored(self.system, service, self.logs[service].head))
+        for service, found in looked.items():
+            log, tap = self.logs[service], self.taps[service]
+            invariants.check_answers(log, [each for each in answered if each.service == service])
+            self._compared[service] = invariants.check_published(log, tap.events[: tapped[service]], self._compared[service])
+            self._check_seals(service, found.seals)
+            self._check_places(service, found.places)
+            for reader, (position, rows, digest) in found.readers.items():
+                check_reader(reader, self._fold_at(reader, position), rows, digest)
+            await asyncio.sleep(0)
+
+    async def _look_at(self, service: str) -> _Looked:
+        async with snapshot(self.system, service) as connection:
+            places = await Places.of(connection, service)
+            views = await connection.fetchval("SELECT schema FROM consumer.views WHERE live")
+            blocked = {
+                (row["consumer"], row["log"]) for row in await connection.fetch("SELECT DISTINCT consumer, log FROM consumer.blocked")
+            }
+            self.happened["parked key"] += len(blocked)
+            found: dict[Reader, tuple[int, int, int]] = {}
+            for reader in READERS:
+                if reader.service == service and (reader.consumer, reader.log) not in blocked:
+                    row = await connection.fetchrow(invariants.DIGEST.format(rows=reader.rows.format(views=views)))
+                    assert row is not None
+                    found[reader] = places.applied[reader.consumer, reader.log][0], row["n"], row["digest"]
+            seals = [tuple(row) for row in await connection.fetch(_SEALS, self._sealed[service])]
+            await self._audit(connection, service)
+        return _Looked(places, found, seals)
+
+    async def _audit(self, connection: "asyncpg.Connection[asyncpg.Record]", service: str) -> None:
+        """One record for each change, with who, why and under which key (I17); nothing that was seen is gone (I1)."""
+        log = self.logs[service]
+        if log.events:
+            last = await connection.fetchval("SELECT event_id FROM es.event WHERE position = $1", log.head)
+            need(last == log.events[-1].event_id, "I1", f"{service} {log.head} was there and is gone")
+        odd = await connection.fetchval(_ODD_COMMANDS, log.head)
+        need(odd == 0, "I17", f"{odd} events of {service} have no command that answers for them")
+        silent = await connection.fetchval(_SILENT_REFUSALS)
+        need(silent == 0, "I17", f"{silent} refusals of {service} do not say of whom")
+        stands: dict[str, str] = {}
+        for row in await connection.fetch("SELECT subject, was, becomes, who, reason FROM es.log_change ORDER BY number"):
+            need(bool(row["who"].strip() and row["reason"].strip()), "I17", f"a change of {service} without who or why: {dict(row)}")
+            need(stands.get(row["subject"], row["was"]) == row["was"], "I17", f"a change of {service} is missing before {dict(row)}")
+            stands[row["subject"]] = row["becomes"]
+
+    def _take(self, service: str, events: Sequence[Stored]) -> None:
+        log = self.logs[service]
+        log.take(events)
+        check_authors(events, self.clients.asked)
+        self._folds[service].reach(log, log.head)
+        self.taps[service].wanted = log.head
+
+    def _check_seals(self, service: str, seals: Sequence[tuple[int, int, bytes]]) -> None:
+        """The chain of the log, in the database and in Kafka, is one (I4)."""
+        tap = self.taps[service]
+        for position, previous, said in seals:
+            if position > tap.position:
+                break
+            need(
+                previous == self._sealed[service], "I4", f"{service}: a seal at {position} follows {previous}, not {self._sealed[service]}"
+            )
+            need(said == tap.hashes[position - 1], "I4", f"{service}: sealed at {position} as another than was published")
+            self._sealed[service] = position
+
+    def _check_places(self, service: str, places: Places) -> None:
+        """A position with the hash of the chain there says that every event up to it was met, in order (I13)."""
+        for said in (places.applied, places.reacted):
+            for (consumer, log), (position, chain_hash) in said.items():
+                if 0 < position <= self.taps[log].position:
+                    at = self.taps[log].hashes[position - 1]
+                    need(chain_hash == at, "I13", f"{service} {consumer} stands at {position} of another {log}")
+        if service == "hours":
+            hours = self._folds["hours"]
+            assert isinstance(hours, Hours)
+            check_reactions(hours, places.reacted["inbox", "hours"][0])
+
+    def _fold_at(self, reader: Reader, position: int) -> Fold:
+        fold = self._at.get(reader)
+        if fold is None or fold.position > position:  # A rebuild swapped in, or a failover, may stand a little further back.
+            fold = self._at[reader] = FOLDS[reader.log]()
+        fold.reach(self.logs[reader.log], position)
+        return fold
+
+
+_EVENTS = """
+    SELECT position, category, stream_id, version, event_id, type, command_id, actor, payload FROM es.event
+    WHERE position > $1 ORDER BY position
+"""
+_PLACES = "SELECT consumer, log, applied, applied_hash, reacted, reacted_hash FROM consumer.position WHERE consumer NOT LIKE '%@%'"
+_SEALS = "SELECT position, previous, hash FROM es.seal WHERE position > $1 ORDER BY position"
+_ODD_COMMANDS = """
+    SELECT count(*) FROM es.event LEFT JOIN es.command AS command USING (command_id)
+    WHERE event.position > $1 AND (
+        command.outcome IS DISTINCT FROM 'accepted'
+        OR event.position NOT BETWEEN command.position AND command.position + command.event_count - 1
+    )
+"""
+_SILENT_REFUSALS = """
+    SELECT count(*) FROM es.command WHERE outcome = 'refused' AND (actor IS NULL OR correlation_id IS NULL OR refusal IS NULL)
+"""

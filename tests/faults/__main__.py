@@ -1,0 +1,41 @@
+"""`python -m tests.faults --profile smoke|long --seed N [--only F13,F5] [--minutes M]`; see `tests/faults/README.md`."""
+
+import argparse
+import asyncio
+import signal
+import sys
+
+from tests.faults.nemesis.fault import LONG, SMOKE
+from tests.faults.run import Options, Run
+
+OVERTIME_MINUTES = 4.0
+"""Past its time a run is ended: something in it waits for ever."""
+
+
+async def _within_its_time(run: Run) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    for each in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(each, task.cancel)
+    async with asyncio.timeout(60 * ((run.options.minutes or run.profile.minutes) + OVERTIME_MINUTES)):
+        await run.play()
+
+
+def main() -> None:
+    """Ends with 1 when anything was not as it must be."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--profile", choices=(SMOKE, LONG), default=SMOKE)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="", help="codes of faults, separated by commas: each of them once, and no others")
+    parser.add_argument("--minutes", type=float, help="in all, instead of the profile's")
+    given = parser.parse_args()
+    run = Run(Options(given.profile, given.seed, frozenset(filter(None, given.only.split(","))), given.minutes))
+    try:
+        asyncio.run(_within_its_time(run))
+    except BaseException as error:  # noqa: BLE001  # Also when it was interrupted: what is known so far is kept.
+        run.keep_failure(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

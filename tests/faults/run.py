@@ -1,0 +1,315 @@
+"""One run of the harness: a cluster, people who never stop asking, one fault after the other, and every invariant at each heal."""
+
+import asyncio
+import random
+import shutil
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from deploy.local.environment import SERVICES
+from deploy.local.jars import class_path
+from deploy.local.places import JARS
+from deploy.local.progress import Console
+from tests.faults import report
+from tests.faults.clerks import Clerks
+from tests.faults.clients import IN_FLIGHT_MAX, Asked, Clients
+from tests.faults.cluster import Cluster, cluster
+from tests.faults.counts import check_counts
+from tests.faults.digests import check_digests
+from tests.faults.invariants import need
+from tests.faults.nemesis import FAULTS, Fault, Scene
+from tests.faults.nemesis.fault import LONG, SMOKE, Skipped
+from tests.faults.report import Figures, Struck, availability
+from tests.faults.season import Season
+from tests.faults.tap import Tap
+from tests.faults.watch import Watch
+from tests.faults.witness import Witness, check_published, stored
+from tests.faults.world import UNIT
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long and how hard. `end_minutes` are kept for the last day and the last checks."""
+
+    minutes: float
+    end_minutes: float
+    circles: int
+    people: int
+    per_second: float
+    faults_min: int
+    acked_min: int
+    patience: float
+    """Seconds until a command that is still unknown fails the run."""
+    repeats: int
+    """Of the keys, so many are asked once more at the end."""
+    digests_every: float
+    """Seconds; 0: at the end only."""
+
+
+PROFILES = {
+    SMOKE: Profile(8, 1.8, 14, 12, 110, 30, 20_000, 120, 500, 0),
+    LONG: Profile(60, 6, 28, 12, 130, 400, 300_000, 1800, 5000, 600),
+}
+IMPATIENT = 0.02
+MISCHIEF = 0.2
+BETWEEN = 20
+"""So many commands are answered between a recovery and the next fault."""
+GOAL_TIMES = 3
+RECOVERY_SECONDS_MIN = 45.0
+"""On a busy machine a goal may be missed, and that is said; beyond three times the goal, and this, the run fails."""
+SETTLED_WITHIN_S = 90.0
+LAST_DAY_SECONDS_MAX = 120.0
+
+ALWAYS = (
+    "resolved unknown", "replayed answer", "minutes above the cap", "lapsed offer", "offer_accepted", "missed check-out", "activity full",
+    "star_granted", "star_declined", "star lost", "overlapping shift refused", "overlapping time refused",
+    "same time confirmed twice at once", "unknown id refused", "read of what was just written", "session went on",
+    "asked twice at once", "retry of what is known", "key used again", "stale version",
+)  # fmt: skip
+"""What every whole run must have met."""
+BY_FAULT = {
+    "F5": "fenced zombie",
+    "F6": "relay past its lock",
+    "F25": "lock lost inside a batch",
+    "F30": "hole published again",
+    "F31": "parked key",
+}
+"""What it must have met when the fault has struck."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """As given on the command line. `only` are codes of faults, struck once each; `minutes` instead of the profile's."""
+
+    profile: str
+    seed: int
+    only: frozenset[str] = frozenset()
+    minutes: float | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.only and self.minutes is None
+
+
+class Run:
+    """What goes on, and what it has come to so far."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.profile = PROFILES[options.profile]
+        self.random = random.Random(options.seed)
+        self.figures = Figures(options.profile, options.seed, report.commit())
+        self.folder = Path(tempfile.gettempdir()) / f"leifeng-faults-{options.profile}-{options.seed}"
+        self.happened = Counter[str]()
+        self.clients: Clients | None = None
+        self.began = monotonic()
+        self.ends = self.began + 60 * ((options.minutes or self.profile.minutes) - self.profile.end_minutes)
+
+    async def play(self) -> None:
+        """Raises when anything is not as it must be; whatever was started is ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self._say(f"profile {self.options.profile}, seed {self.options.seed}, commit {self.figures.commit}, logs in {self.folder}")
+        jars = await asyncio.to_thread(class_path, JARS, Console())
+        async with cluster(self.folder, jars, self.options.seed) as made:
+            self._say(f"the cluster is up after {monotonic() - self.began:.0f} s")
+            profile = self.profile
+            self.clients = clients = Clients(
+                made,
+                self.options.seed,
+                unit=UNIT,
+                impatient=IMPATIENT,
+                mischief=MISCHIEF,
+                per_second=profile.per_second,
+                patience=profile.patience,
+            )
+            taps = {service: Tap(service) for service in SERVICES}
+            watch = Watch(made, taps)
+            async with _meanwhile(watch.keep_looking(), *(tap.follow(made) for tap in taps.values())):
+                await self._play(made, clients, Witness(made, clients, taps, self.happened), watch)
+            await clients.close()
+        self._finish()
+
+    async def _play(self, made: Cluster, clients: Clients, witness: Witness, watch: Watch) -> None:
+        season = Season(clients, self.options.seed, circles=self.profile.circles, people=self.profile.people, overlapping=True)
+        clerks = Clerks(clients, self.options.seed)
+        await season.begin()
+        await clerks.begin(season.programme)
+        self._say(f"the season begins after {monotonic() - self.began:.0f} s")
+        stop = asyncio.Event()
+        scene = Scene(made, clients, self.random, self.options.profile, self.happened)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(season.play(stop))
+            tasks.create_task(clerks.work(stop))
+            await self._strike_all(scene, witness, watch)
+            stop.set()
+            self._say("no more faults: the day is played to its end")
+        await made.settled(SETTLED_WITHIN_S)
+        self._say("everything has settled; the last checks")
+        await self._check_the_end(scene, witness, season, clerks)
+        figures = self.figures
+        figures.days, figures.lag_seconds_max = season.days, round(watch.lag_max, 1)
+        self.happened += season.happened + clerks.happened + clients.misdeeds
+        self.happened["resolved unknown"] = figures.unknown
+        self.happened["replayed answer"] = sum(each.unknown > 0 and each.was_replayed for each in clients.history)
+
+    # -- Faults
+
+    async def _strike_all(self, scene: Scene, witness: Witness, watch: Watch) -> None:
+        """Each fault of the profile once, in an order that the seed gives; then any, until the time is over."""
+        only = self.options.only
+        chosen = [each for each in FAULTS if (only & {each.code, kind_of(each)} if only else self.options.profile in each.profiles)]
+        assert chosen or not only, f"no fault is called {sorted(only)}"
+        waiting = in_turn(chosen, self.random)
+        compared = monotonic()
+        while (only and waiting and self.options.minutes is None) or monotonic() < self.ends:
+            await scene.answers(BETWEEN)
+            if not waiting and only and self.options.minutes is None:
+                break
+            if chosen:
+                await self._strike(waiting.pop(0) if waiting else self.random.choice(chosen), scene, witness, watch)
+            if 0 < self.profile.digests_every < monotonic() - compared:
+                await self._compare_digests(scene)
+                compared = monotonic()
+        missed = {kind_of(each) for each in waiting} - {each.code.partition(".")[0] for each in self.figures.faults}
+        assert not missed or not self.options.is_whole, f"no time was left for {sorted(missed)}"
+
+    async def _compare_digests(self, scene: Scene) -> None:
+        """In the middle of a run: nobody asks while the read models are built anew."""
+        scene.clients.going_on.clear()
+        try:
+            await scene.cluster.settled(SETTLED_WITHIN_S)
+            equal = await check_digests(scene)
+            self._say(f"{equal}/9 digests equal")
+        finally:
+            scene.clients.going_on.set()
+
+    async def _strike(self, fault: Fault, scene: Scene, witness: Witness, watch: Watch) -> None:
+        struck = Struck(fault.code, fault.name, fault.goal_seconds, fault.tolerated, monotonic() - self.began)
+        self.figures.faults.append(struck)
+        began = monotonic()
+        try:
+            await fault.strike(scene)
+            healed_at = monotonic()
+            struck.lasted = healed_at - began
+            within = max(GOAL_TIMES * fault.goal_seconds, RECOVERY_SECONDS_MIN)
+            struck.recovery = await watch.recovered(scene.clients, healed_at, within)
+            await witness.look()
+            struck.outcome = "as expected"
+        except Skipped as error:
+            struck.outcome = f"skipped: {error}"
+        except asyncio.CancelledError:
+            struck.outcome = "broken off"
+            raise
+        except BaseException as error:
+            struck.outcome = f"failed: {type(error).__name__}: {str(error)[:500]}"
+            raise
+        finally:
+            struck.lasted = struck.lasted or monotonic() - began
+            self._say(struck.line(), plain=True)
+
+    # -- The end
+
+    async def _check_the_end(self, scene: Scene, witness: Witness, season: Season, clerks: Clerks) -> None:
+        made, clients, figures = scene.cluster, scene.clients, self.figures
+        history = clients.history
+        need(not clients.open, "I18", f"still unknown: {list(clients.open.values())}")
+        figures.minutes = await check_counts(made, season, clerks)
+        await witness.look()
+        for service in SERVICES:
+            events = await stored(made, service)
+            figures.events += len(events)
+            await check_published(made, service, events)
+        known = [each for each in history if "command_id" in each.answer]
+        for some in batched(self.random.sample(known, min(self.profile.repeats, len(known))), IN_FLIGHT_MAX):
+            await asyncio.gather(*map(clients.retry, some))
+        figures.acked = sum(each.accepted for each in history)
+        figures.refused = len(history) - figures.acked
+        figures.misdeeds = clients.misdeeds.total()
+        figures.unknown = sum(each.unknown > 0 for each in history)
+        figures.slowest_answer_seconds = round(clients.slowest, 1)
+        spans = [(self.began + each.began, self.began + each.began + each.lasted) for each in figures.faults if each.tolerated]
+        figures.availability_percent = round(availability(history, spans), 2)
+        figures.digests = await check_digests(scene)
+
+    def _finish(self) -> None:
+        self.figures.seconds = round(monotonic() - self.began, 1)
+        self.figures.happened = dict(sorted(self.happened.items()))
+        if self.options.is_whole:
+            self._check_claims()
+            self.figures.keep(report.RESULTS)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        print(self.figures.line(), flush=True)
+
+    def _check_claims(self) -> None:
+        """A run in which what it is for did not happen has shown nothing."""
+        codes = {each.code.partition(".")[0] for each in self.figures.faults if each.survived}
+        claimed = [*ALWAYS, *(fact for code, fact in BY_FAULT.items() if code in codes)]
+        never = [fact for fact in claimed if not self.happened[fact]]
+        assert not never, f"never happened: {never}"
+        survived = sum(each.survived for each in self.figures.faults)
+        assert survived >= self.profile.faults_min, f"{survived} faults are too few"
+        assert self.figures.acked >= self.profile.acked_min, f"{self.figures.acked} acknowledged commands are too few"
+
+    def keep_failure(self, error: BaseException) -> None:
+        """Why, what was asked, and the faults so far, beside the logs."""
+        clients = self.clients
+        asked = list(clients.asked.values()) if clients else []
+        self.figures.seconds, self.figures.happened = monotonic() - self.began, dict(self.happened)
+        report.keep_failure(self.folder, self.figures, asked, "".join(traceback.format_exception(error)))
+        print(f"FAILED, seed {self.options.seed}: {_first(error)}", flush=True)
+        for each in self.figures.faults:
+            print(f"  {each.line()}", flush=True)
+        print(f"all logs, the history and the faults are in {self.folder}", flush=True)
+
+    def _say(self, text: str, *, plain: bool = False) -> None:
+        print(text if plain else f"{monotonic() - self.began:7.1f} s  {text}", flush=True)
+
+
+def kind_of(fault: Fault) -> str:
+    """`F29` of `F29.1`."""
+    return fault.code.partition(".")[0]
+
+
+def in_turn(faults: Sequence[Fault], chance: random.Random) -> list[Fault]:
+    """All of them in an order that chance gives, beginning with one of each kind."""
+    shuffled = chance.sample(faults, len(faults))
+    firsts = list({kind_of(each): each for each in reversed(shuffled)}.values())
+    return chance.sample(firsts, len(firsts)) + [each for each in shuffled if each not in firsts]
+
+
+def batched(items: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
+    """Slices of up to `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {str(error)[:2000]}"
+
+
+@asynccontextmanager
+async def _meanwhile(*work: Awaitable[None]) -> AsyncIterator[None]:
+    """Goes on beside the block, and ends with it; what fails there fails the block."""
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        going = [tasks.create_task(_awaited(each)) for each in (*work, never())]
+        try:
+            yield
+        finally:
+            for each in going:
+                each.cancel()
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work

@@ -1,0 +1,89 @@
+"""How far everything is behind, watched all the time: by connections of its own, which a fault may take away."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from time import monotonic
+
+import asyncpg
+
+from deploy.local.environment import SERVICES
+from tests.faults.clients import Clients
+from tests.faults.system import System, until
+from tests.faults.tap import Tap
+from tests.faults.witness import CONNECT_WITHIN_S, Places
+
+LOOK_EVERY_S = 0.25
+LOOK_WITHIN_S = 3.0
+LOOKS_KEPT = 4000
+
+Heads = Mapping[str, int]
+
+
+@dataclass
+class Watch:
+    """`lag` is for how many seconds something in a log has been waiting for one of its readers, `lag_max` the worst of it."""
+
+    system: System
+    taps: Mapping[str, Tap]
+    lag: float = 0.0
+    lag_max: float = 0.0
+    caught_up_at: float = 0.0
+    """All that stood in the logs at this moment has been published, read and reacted to by everybody."""
+    _heads: deque[tuple[float, Heads]] = field(default_factory=lambda: deque(maxlen=LOOKS_KEPT))
+    _connections: dict[str, "asyncpg.Connection[asyncpg.Record]"] = field(default_factory=dict)
+
+    async def keep_looking(self) -> None:
+        """For ever."""
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(LOOK_WITHIN_S):
+                        await self._look()
+                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                    await self._drop()
+                self.lag = monotonic() - self.caught_up_at if self.caught_up_at else 0.0
+                self.lag_max = max(self.lag, self.lag_max)
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            await self._drop()
+
+    async def _look(self) -> None:
+        now = monotonic()
+        places = {service: await Places.of(await self._connection(service), service) for service in SERVICES}
+        self._heads.append((now, {service: await self._head(service) for service in SERVICES}))
+        reached = {log: tap.position for log, tap in self.taps.items()}
+        for found in places.values():
+            for (_, log), (position, _) in [*found.applied.items(), *found.reacted.items()]:
+                reached[log] = min(reached[log], position)
+        for at, heads in reversed(self._heads):
+            if all(reached[log] >= head for log, head in heads.items()):
+                self.caught_up_at = max(at, self.caught_up_at)
+                break
+
+    async def _head(self, service: str) -> int:
+        connection = await self._connection(service)
+        head: int = await connection.fetchval("SELECT coalesce(max(position), 0) FROM es.event")
+        self.taps[service].wanted = head
+        return head
+
+    async def _connection(self, service: str) -> "asyncpg.Connection[asyncpg.Record]":
+        if service not in self._connections:
+            self._connections[service] = await asyncpg.connect(self.system.dsn(service, "admin"), timeout=CONNECT_WITHIN_S)
+        return self._connections[service]
+
+    async def _drop(self) -> None:
+        for connection in self._connections.values():
+            connection.terminate()
+        self._connections.clear()
+
+    async def recovered(self, clients: Clients, healed_at: float, within: float) -> float:
+        """Seconds from the healing until all that stood in the logs then is done with, and no command of then is in doubt (I18)."""
+        doubted = {key for key, asked in clients.open.items() if asked.unknown}
+
+        def is_over() -> bool:
+            return self.caught_up_at > healed_at and not doubted & clients.open.keys()
+
+        await until(is_over, within, "I18: that nothing is in arrears any more", every=0.05)
+        return monotonic() - healed_at
