@@ -42,7 +42,7 @@ class Scene:
 
     def answered(self, service: str = "") -> int:
         """How many commands have been answered, of one service or of all."""
-        return sum(each.service == service for each in self.clients.history) if service else len(self.clients.history)
+        return self.clients.answered[service] if service else self.clients.answered.total()
 
     @contextmanager
     def unharmed(self) -> Iterator[None]:
