@@ -21,6 +21,8 @@ from shared.postgres import Pool
 from shared.relay.steps import START, Found, Link, Verdict, judge, said_by
 
 READ_BACK_SECONDS: Final = 1.0
+END_SECONDS_MAX: Final = 2.0
+"""For the topic's end: it may have been deleted a moment ago, and loss is to be noticed within five seconds."""
 SAVE_SECONDS: Final = 5.0
 """How often the mark is written while a long topic is read."""
 READ_RECORDS_MAX: Final = 1000
@@ -140,8 +142,14 @@ class ReadBack:
                     place = await self._pass(consumer, place, published)
                 await wait(self._board.read_back_due, READ_BACK_SECONDS)
 
-    async def _pass(self, consumer: AIOKafkaConsumer, place: Place | None, published: Link) -> Place:
-        first, end = await kafka.offsets(consumer, self._topic)
+    async def _pass(self, consumer: AIOKafkaConsumer, place: Place | None, published: Link) -> Place | None:
+        if not await self._is_there(consumer):
+            self._findings.add("lost_tail", position=1)
+            self._board.published = None
+            self._board.wake.set()
+            return place
+        async with asyncio.timeout(END_SECONDS_MAX):
+            first, end = await kafka.offsets(consumer, self._topic)
         place = place or await self._marked() or Place(first, first)
         if not await self._stands(consumer, place, first, end):
             self._findings.add("rewritten", position=place.link.position, offset=end)
@@ -169,6 +177,11 @@ class ReadBack:
             self._board.wake.set()
         await self._save(place)
         return place
+
+    async def _is_there(self, consumer: AIOKafkaConsumer) -> bool:
+        """Asked first: for the end of a topic that was deleted one waits in vain."""
+        async with asyncio.timeout(kafka.REQUEST_SECONDS_MAX):
+            return self._topic in await consumer.topics()
 
     def _judge(self, place: Place, found: list[Found], sealed: int) -> tuple[Place, dict[int, bytes], list[Verdict]]:
         link, link_offset = place.link, place.link_offset

@@ -129,19 +129,26 @@ class Log:
         return got
 
     async def is_whole(self, head: int) -> bool:
-        return await self.read() == list(range(1, head + 1))
+        with contextlib.suppress(TimeoutError):  # While the topic is being made.
+            return await self.read() == list(range(1, head + 1))
+        return False
 
     async def rewrite(self, records: Sequence[Raw]) -> None:
         """Makes the topic anew with these records in it."""
+        await self.delete(self.topic)
+        await self.ensure_topics()
+        await self.put(records)
+
+    async def delete(self, *topics: str) -> None:
+        """Deletes topics with all that they hold."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
         await admin.start()
         try:
-            await admin.delete_topics([self.topic])
-            await until(lambda: _is_gone(admin, self.topic))
+            await admin.delete_topics(topics)
+            for topic in topics:
+                await until(lambda topic=topic: _is_gone(admin, topic))
         finally:
             await admin.close()
-        await self.ensure_topics()
-        await self.put(records)
 
     async def ensure_topics(self) -> None:
         """The topic may take a moment to be really gone."""
@@ -178,6 +185,11 @@ def sample(metrics: Metrics, name: str) -> float:
 
 def finding(metrics: Metrics, cause: str) -> float:
     return float(metrics.topic_findings_total.labels(cause)._value.get())
+
+
+async def noticed(metrics: Metrics, *causes: str) -> None:
+    """Loss is noticed within five seconds, and told by a metric."""
+    await until(lambda: any(finding(metrics, each) for each in causes), within=5.0)
 
 
 @contextlib.asynccontextmanager

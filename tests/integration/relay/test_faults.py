@@ -19,7 +19,7 @@ from shared.relay import FencedError
 from shared.relay.publisher import Publisher
 from shared.relay.steps import START, Link, Outgoing, chained
 from tests.conftest import Databases
-from tests.integration.relay.conftest import SERVICE, Log, Raw, finding, opened, raw, sample, until
+from tests.integration.relay.conftest import SERVICE, Log, Raw, finding, noticed, opened, raw, sample, until
 
 ROOT = Path(__file__).parents[3]
 
@@ -160,6 +160,7 @@ async def test_a_hole_is_published_again_from_the_hole_to_the_head(log: Log, met
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 20)
             await log.rewrite(without)
+        await noticed(metrics, "hole")
         await until(lambda: log.is_whole(20))
     assert await log.positions() == [*range(1, 7), *range(8, 21), *range(7, 21)]
     assert sample(metrics, "relay_republished_total") == 14
@@ -176,6 +177,7 @@ async def test_a_hole_in_a_topic_as_long_as_before_is_noticed_too(log: Log, metr
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 20)
             await log.rewrite(as_long)
+        await noticed(metrics, "hole", "rewritten")
         await until(lambda: log.is_whole(20))
 
 
@@ -195,6 +197,7 @@ async def test_a_lost_tail_is_published_again(log: Log, metrics: Metrics) -> Non
     async with log.relaying(metrics):
         await until(lambda: sample(metrics, "log_published_position") == 12)
         await log.rewrite(records[:9])
+        await noticed(metrics, "lost_tail")
         await until(lambda: log.is_whole(12))
         assert finding(metrics, "lost_tail") == 1
         assert await log.positions() == list(range(1, 13))
@@ -205,6 +208,7 @@ async def test_a_lost_beginning_is_published_again(log: Log, metrics: Metrics) -
     async with log.relaying(metrics):
         await until(lambda: sample(metrics, "log_published_position") == 12)
         await delete_before(log, 5)
+        await noticed(metrics, "rewritten")
         await until(lambda: log.is_whole(12))
     assert await log.positions() == [*range(6, 13), *range(1, 13)]
 
@@ -219,17 +223,23 @@ async def delete_before(log: Log, offset: int) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["under a relay at work", "while no relay runs"])
-async def test_a_topic_that_was_deleted_and_made_anew_is_filled_again(log: Log, metrics: Metrics, running: bool) -> None:
+@pytest.mark.parametrize("lost", ["emptied", "all topics gone"])
+async def test_topics_that_were_emptied_or_deleted_are_made_and_filled_again(log: Log, metrics: Metrics, running: bool, lost: str) -> None:
+    async def lose() -> None:
+        await (log.rewrite([]) if lost == "emptied" else log.delete(log.topic, f"{log.prefix}hours.heads"))
+
     await published(log, 1200)
     if not running:
-        await log.rewrite([])
+        await lose()
     async with log.relaying(metrics):
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 1200)
-            await log.rewrite([])
+            await lose()
+        await noticed(metrics, "rewritten", "lost_tail")
         await log.append(30)
         await until(lambda: log.is_whole(1230))
         await until(lambda: sample(metrics, "log_published_position") == 1230)
+    assert await log.positions() == list(range(1, 1231))
 
 
 async def test_a_foreign_record_in_the_place_of_the_next_is_told_and_the_next_is_published_all_the_same(log: Log, metrics: Metrics) -> None:
