@@ -206,10 +206,13 @@ HERE: Final[Mapping[str, Callable[[Figures], bool]]] = {
 }
 """How each metric stands after what `volunteer` went through."""
 
-_OUTAGE: Final = "integration/relay/test_outages.py::test_kafka_away_at_the_start_in_the_middle_and_at_the_end"
+_OUTAGE: Final = "integration/relay/test_outages.py::test_kafka_away_at_the_start_in_the_middle_without_its_data_and_at_the_end"
 _FAULTS: Final = "integration/relay/test_faults.py::"
 _REBUILD: Final = "integration/rebuild/test_rebuild.py::"
 _VIEWS: Final = "integration/consumer/test_views.py::"
+_STOPPED: Final = (
+    "integration/consumer/test_parking.py::test_what_stands_still_and_what_was_given_up_is_shown_by_metrics_and_with_every_answer"
+)
 _PARKED: Final = f"{_VIEWS}test_parked_keys_and_due_deadlines_are_shown_and_go_when_they_are_gone"
 _OPERATOR: Final = "e2e/test_metrics.py::test_what_an_operator_closes_and_pauses_is_shown_until_it_is_undone"
 
@@ -227,6 +230,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "parked_messages": _PARKED,
     "parked_oldest_timestamp_seconds": _PARKED,
     "deadlines_due": _PARKED,
+    "discarded_messages": _STOPPED,
+    "consumer_stopped": _STOPPED,
     "projection_definition_changed": f"{_VIEWS}test_read_models_of_other_definitions_stand_still_until_they_are_rebuilt",
     "projection_rebuild_progress_ratio": f"{_REBUILD}test_a_rebuild_that_is_killed_goes_on_where_it_stood_and_workers_show_how_far_it_is",
     "ledger_imbalance_minutes": "e2e/test_metrics.py::test_a_minute_that_is_off_is_counted_and_there_is_none",

@@ -309,6 +309,17 @@ async def test_what_is_about_one_person_stands_on_no_page(api: Api, said: Say, c
             assert secret not in answer.text, secret
 
 
+async def test_views_that_stand_still_and_what_was_given_up_are_told_to_everybody(api: Api, told: Told) -> None:
+    told.freshness = [replace(told.freshness[0], stopped="InvariantError"), replace(told.freshness[1], discarded=2)]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(build_app(api)), base_url="http://test") as client:
+        page = (await client.get("/?lang=en")).text
+        answer = (await client.get(f"/api/v1{BALANCES.path}")).json()["freshness"]
+    assert "stopped, waits for an operator" in page
+    assert "up to date, 2 discarded" in page
+    assert (answer["hours"]["stopped"], answer["hours"]["discarded"]) == ("InvariantError", 0)
+    assert (answer["registration"]["stopped"], answer["registration"]["discarded"]) == (None, 2)
+
+
 async def test_a_row_about_one_person_leads_nowhere_but_still_says_that_it_is_parked(api: Api, told: Told) -> None:
     told.parked = frozenset({"0197f3a4-5c00-7000-8000-000000000003"})
     closed = replace(BALANCES, details="streams/volunteer-{volunteer_id}/events")
