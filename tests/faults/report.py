@@ -29,6 +29,11 @@ class Struck:
     """`as expected`, `skipped: ...`, or what went wrong."""
 
     @property
+    def kind(self) -> str:
+        """`F29` of `F29.1`."""
+        return self.code.partition(".")[0]
+
+    @property
     def survived(self) -> bool:
         return self.outcome == "as expected"
 
@@ -67,7 +72,7 @@ class Figures:
         recoveries = [each.recovery for each in survived if each.recovery is not None]
         said = [
             f"seed {self.seed}, commit {self.commit}, {self.profile}, {self.seconds:.0f} s",
-            f"{len(survived)} faults of {len({each.code for each in survived})} kinds survived",
+            f"{len(survived)} faults of {len({each.kind for each in survived})} kinds survived",
             f"{self.acked:,} acked, {self.refused:,} refused, {self.misdeeds:,} misdeeds",
             f"{self.unknown:,} unknown, all resolved",
             "0 lost, 0 doubled, 0 phantom, 0 skipped",

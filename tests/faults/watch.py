@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -74,9 +75,10 @@ class Watch:
         return self._connections[service]
 
     async def _drop(self) -> None:
-        for connection in self._connections.values():
-            connection.terminate()
-        self._connections.clear()
+        while self._connections:
+            _, connection = self._connections.popitem()
+            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await connection.close(timeout=1)
 
     async def recovered(self, clients: Clients, healed_at: float, within: float) -> float:
         """Seconds from the healing until all that stood in the logs then is done with, and no command of then is in doubt (I18)."""
