@@ -7,8 +7,9 @@ Reactions belong to the inbox: none is fired here.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
@@ -19,12 +20,13 @@ import typer
 
 from shared import VERSION, parked
 from shared.codec import Codec
-from shared.consumer import Kafka, Setting, views
+from shared.consumer import Kafka, Setting, inbox, views, withdrawals
 from shared.consumer.apply import LIVE, Consumer, Part
+from shared.consumer.heads import follow_heads
 from shared.consumer.schema import FIRST_SCHEMA, consumer_of, definition_hash, make_api, make_schema
 from shared.consumer.shell import FINAL, StoppedError, insist, together
 from shared.consumer.values import Consumers
-from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.contracts.topics import EVENTS, UPCASTERS, subscribed
 from shared.digest import digest_of
 from shared.envelope import CHAIN_START, Record, chain_hash, headers_of
 from shared.errors import LeifengError
@@ -36,6 +38,7 @@ from shared.migrate import Roles, roles_of
 from shared.postgres import Connection, connect, open_pool, quote
 from shared.privacy import PersonalKeys
 from shared.settings import Settings, read_key
+from shared.worker import LOCK_SPACE, ROLES
 
 EVENTS_PER_SECOND: Final = 2000
 """What a rebuild reads at most unless it is told otherwise, so that live commands keep their pace."""
@@ -50,6 +53,9 @@ SWAP_LOCK_SECONDS: Final = 1.0
 """How long a swap waits for readers, who wait behind it: then it gives way, and tries again."""
 SWAP_CATCH_UP_SECONDS: Final = 1.0
 SWAP_SECONDS_MAX: Final = 60
+HEAR_SECONDS_MAX: Final = 60.0
+HEARD_SECONDS: Final = 15.0
+"""A word that is no older speaks of now; a relay says one every two seconds."""
 OWNER_STATEMENT_SECONDS_MAX: Final = 60.0
 CONNECTIONS_MAX: Final = 6
 LOCK_KEY: Final = 5_104_202_009
@@ -75,7 +81,8 @@ class _NotNowError(Exception):
 class Rebuilding:
     """What a rebuild works with. `owner` is a connection of the owner, `setting` acts as the app role; `say` is told of progress.
 
-    `imbalance` must be 0 over the new read models, where a service keeps a ledger.
+    `imbalance` must be 0 over the new read models, where a service keeps a ledger. With `accept_loss` other services' logs are taken as
+    they are now, although this one has read something else of them: see `rebuild`.
     """
 
     owner: Connection
@@ -85,6 +92,7 @@ class Rebuilding:
     api_sql: Path
     imbalance: Callable[[Connection], Awaitable[int]] | None
     say: Callable[[str], None]
+    accept_loss: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +175,16 @@ async def rebuild(work: Rebuilding, stop: asyncio.Event, *, origin: Origin = Ori
 
     `origin` is where the own log is read: Kafka, or this service's store; other logs come from Kafka. Raises RebuildError, and what ends a
     consumer.
+
+    With `accept_loss`, for when another service's log has lost a tail that was read here: what is live may stand further, or in another
+    history; and look-ups and withdrawals of other services' logs are read anew as well, in the place of the workers.
     """
     async with _alone(work):
-        schema = await _begin(work)
-        work.say(f"building {schema} from {origin}, {per_second:.0f} events a second at most")
-        return await _catch_up_and_swap(work, schema, stop, origin, per_second)
+        if not work.accept_loss:
+            return await _build(work, stop, origin, per_second)
+        async with _instead_of_workers(work):
+            await _hear_anew(work, stop)
+            return await _build(work, stop, origin, per_second) and await _read_anew(work, stop)
 
 
 async def roll_back(work: Rebuilding, stop: asyncio.Event, *, per_second: float = EVENTS_PER_SECOND) -> bool:
@@ -212,6 +225,81 @@ class _alone:  # noqa: N801  # A context, read as a word.
     async def __aexit__(self, *_: object) -> None:
         if not self._owner.is_closed():
             await self._owner.execute("SELECT pg_advisory_unlock($1)", LOCK_KEY)
+
+
+async def _build(work: Rebuilding, stop: asyncio.Event, origin: Origin, per_second: float) -> bool:
+    schema = await _begin(work)
+    work.say(f"building {schema} from {origin}, {per_second:.0f} events a second at most")
+    return await _catch_up_and_swap(work, schema, stop, origin, per_second)
+
+
+@asynccontextmanager
+async def _instead_of_workers(work: Rebuilding) -> AsyncIterator[None]:
+    """Holds the roles that read logs, so that no worker does. Raises RebuildError while one has them."""
+    roles = [ROLES.index(each) for each in ("views", "inbox", "withdrawals")]
+    try:
+        for each in roles:
+            if not await work.owner.fetchval("SELECT pg_try_advisory_lock($1, $2)", LOCK_SPACE, each):
+                raise RebuildError(f"a worker is at work ({ROLES[each]}): stop the service's processes first")
+        yield
+    finally:
+        if not work.owner.is_closed():
+            await work.owner.execute("SELECT pg_advisory_unlock($1, role) FROM unnest($2::integer[]) AS role", LOCK_SPACE, roles)
+
+
+async def _hear_anew(work: Rebuilding, stop: asyncio.Event) -> None:
+    """Waits for what other logs say of themselves now: what they said before the loss will not come back. Raises RebuildError."""
+    sources = [each for each in subscribed(f"{work.setting.service}.views") if each != work.setting.service]
+    await work.owner.execute("DELETE FROM consumer.head WHERE log = ANY ($1::text[])", sources)
+    enough = asyncio.Event()
+    following = asyncio.create_task(follow_heads(work.setting, enough))
+    try:
+        async with asyncio.timeout(HEAR_SECONDS_MAX):
+            while await work.owner.fetchval(_COUNT_HEARD, sources, HEARD_SECONDS) < len(sources) and not await pause(stop, LOOK_SECONDS):
+                pass
+    except TimeoutError:
+        raise RebuildError(f"nothing is heard of {', '.join(sources)}: are their relays at work?") from None
+    finally:
+        enough.set()
+        await following
+
+
+async def _read_anew(work: Rebuilding, stop: asyncio.Event) -> bool:
+    """Look-ups and withdrawals of other services' logs, from start to end. Reactions are the workers' again: a repeat changes nothing."""
+    owner, setting = work.owner, work.setting
+    parts = [each for each in (*inbox.parts(setting), *withdrawals.parts(setting)) if each.source != setting.service]
+    tables = [f"lookup.{quote(table)}" for each in setting.consumers.look_ups if each.source != setting.service for table in each.tables]
+    async with owner.transaction():
+        for part in parts:
+            await owner.execute(_READ_FROM_START, part.consumer, part.source)
+            for table in ("parked", "blocked", "stopped"):
+                await owner.execute(f"DELETE FROM consumer.{table} WHERE consumer = $1 AND log = $2", part.consumer, part.source)  # noqa: S608
+        if any(part.consumer == "withdrawals" for part in parts):
+            await owner.execute("DELETE FROM consumer.withdrawn")
+        for each in tables:
+            await owner.execute(f"DELETE FROM {each}")  # noqa: S608
+    over = asyncio.Event()
+    readings = [setting.subscription(Consumer(each, setting.pool, setting.metrics), each.source, over) for each in parts]
+
+    async def until_caught_up() -> None:
+        try:
+            for each in readings:
+                await each.caught_up()
+        finally:
+            over.set()
+
+    async def stop_too() -> None:
+        while not over.is_set() and not await pause(stop, LOOK_SECONDS):
+            pass
+        over.set()
+
+    try:
+        await together(until_caught_up(), stop_too(), *(each.run() for each in readings))
+    except StoppedError:
+        work.say("stopped; the workers read look-ups and withdrawals on from here")
+        return False
+    work.say(f"look-ups and withdrawals of {', '.join(sorted({each.source for each in parts})) or 'no log'} were read anew")
+    return True
 
 
 async def _begin(work: Rebuilding) -> str:
@@ -312,7 +400,7 @@ def _progress(done: int, goal: int, rate: float) -> str:
 
 async def _goals(work: Rebuilding, shadows: Sequence[Shadow]) -> Mapping[str, int]:
     """By source log, how far the read models are to be at least: what was published, as far as is known here, and what the live show."""
-    rows = await work.setting.pool.fetch(_SELECT_GOALS, [each.part.source for each in shadows])
+    rows = await work.setting.pool.fetch(_SELECT_GOALS, [each.part.source for each in shadows], work.accept_loss)
     return {row["source"]: row["goal"] for row in rows}
 
 
@@ -375,14 +463,21 @@ async def _swap(work: Rebuilding, schema: str, shadows: Sequence[Shadow], turn: 
             for source in sources:
                 await owner.execute(_INSERT_LIVE_POSITION, source)
             live = await owner.fetch(_LOCK_POSITIONS, LIVE)
-            await _until(lambda: all(each.position >= _applied(live, each.part.source) for each in shadows))
+            if not work.accept_loss:
+                await _until(lambda: all(each.position >= _applied(live, each.part.source) for each in shadows))
             async with turn:  # No batch of ours is under way from here on.
                 new = await owner.fetch(_LOCK_POSITIONS, consumer)
-                problems = [*_behind(live, new, sources), *await _newly_parked(owner, consumer)]
+                behind = _behind(live, new, sources)
+                problems = [*await _newly_parked(owner, consumer)]
+                if work.accept_loss:
+                    for each in behind:
+                        work.say(f"accepted: {each}")
+                else:
+                    problems = [*behind, *problems]
                 began = monotonic()
                 await owner.execute("LOCK TABLE consumer.views IN ACCESS EXCLUSIVE MODE")  # Readers hold it before their snapshot.
                 old = await owner.fetchval("SELECT schema FROM consumer.views WHERE live")
-                await _exchange(owner, old, schema, sources)
+                await _exchange(owner, old, schema, sources, keep_offset=not work.accept_loss)
                 await make_api(owner, work.roles, schema, work.api_sql)
                 problems += await _grants_missing(owner, work.roles, schema)
                 if work.imbalance is not None and (off := await work.imbalance(owner)) != 0:
@@ -426,14 +521,14 @@ async def _newly_parked(owner: Connection, consumer: str) -> Sequence[str]:
     return [f"{row['log']}: key {row['key']} is parked for {row['reason']}, and is not in the live read models" for row in found]
 
 
-async def _exchange(owner: Connection, old: str, new: str, sources: Sequence[str]) -> None:
+async def _exchange(owner: Connection, old: str, new: str, sources: Sequence[str], *, keep_offset: bool) -> None:
     """What is live, its positions and its parked events change names with what was built.
 
     Position rows named `views` stay the rows they are: whoever waits for one of them goes on from the new place, or is fenced.
     """
     kept, built = consumer_of(old), consumer_of(new)
     await _forget(owner, kept)
-    await owner.execute(_EXCHANGE_POSITIONS, built)
+    await owner.execute(_EXCHANGE_POSITIONS, built, keep_offset)
     await owner.execute("UPDATE consumer.position SET consumer = $1 WHERE consumer = $2", kept, built)
     await owner.execute("DELETE FROM consumer.position WHERE consumer = 'views' AND log <> ALL ($1::text[])", list(sources))
     for table in ("parked", "blocked", "stopped"):
@@ -464,11 +559,15 @@ def add_commands(app: typer.Typer, models: ReadModels, run: Run) -> None:
         rate: Annotated[float, typer.Option(min=1, help="Events a second at most, so that commands keep their pace.")] = EVENTS_PER_SECOND,
         rollback: Annotated[bool, typer.Option("--rollback", help="Swap back to the read models that were live before.")] = False,
         drop: Annotated[bool, typer.Option("--drop-old", help="Drop the read models that are not live.")] = False,
+        accept_loss: Annotated[
+            bool, typer.Option(help="Take other services' logs as they are, although more of them was read here; stop the processes first.")
+        ] = False,
     ) -> None:
         """Build the read models anew beside the live ones, and swap them in. Begun and stopped, the same command goes on."""
 
         async def work(made: Rebuilding) -> None:
             stop = stop_on_signals()
+            made = replace(made, accept_loss=accept_loss)
             if drop:
                 await drop_old(made)
             elif not await (roll_back(made, stop, per_second=rate) if rollback else rebuild(made, stop, origin=origin, per_second=rate)):
@@ -529,7 +628,7 @@ _SELECT_TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = $1"
 _INSERT_LIVE_POSITION: Final = "INSERT INTO consumer.position (consumer, log) VALUES ('views', $1) ON CONFLICT DO NOTHING"
 _LOCK_POSITIONS: Final = "SELECT log, log_id, applied, applied_hash FROM consumer.position WHERE consumer = $1 ORDER BY log FOR UPDATE"
 _SELECT_GOALS: Final = """
-    SELECT source, greatest(place.applied, head.published, 0) AS goal FROM unnest($1::text[]) AS asked (source)
+    SELECT source, greatest(CASE WHEN NOT $2 THEN place.applied END, head.published, 0) AS goal FROM unnest($1::text[]) AS asked (source)
     LEFT JOIN consumer.position AS place ON place.consumer = 'views' AND place.log = source
     LEFT JOIN consumer.head AS head ON head.log = source
 """
@@ -554,13 +653,24 @@ _SELECT_TO_RELEASE: Final = """
         )
     )
 """
+_COUNT_HEARD: Final = """
+    SELECT count(*) FROM consumer.head
+    WHERE log = ANY ($1::text[]) AND said_at > clock_timestamp() - make_interval(secs => $2)
+"""
+_READ_FROM_START: Final = """
+    UPDATE consumer.position SET log_id = DEFAULT, applied = DEFAULT, applied_hash = DEFAULT, kafka_offset = DEFAULT, ce_time = DEFAULT,
+        reacted = DEFAULT, reacted_hash = DEFAULT, reacted_offset = DEFAULT
+    WHERE consumer = $1 AND log = $2
+"""
 _LAST_SEAL_BEFORE: Final = "SELECT position, hash FROM es.seal WHERE position < $1 ORDER BY position DESC LIMIT 1"
 _SEALS_AMONG: Final = "SELECT position, hash FROM es.seal WHERE position BETWEEN $1 AND $2"
 _EXCHANGE_POSITIONS: Final = """
     UPDATE consumer.position AS place
     SET log_id = other.log_id, applied = other.applied, applied_hash = other.applied_hash, ce_time = other.ce_time,
-        -- What was built stands at least as far as the live one did, so that one's offset will do; from the store it has none.
-        kafka_offset = CASE place.consumer WHEN 'views' THEN greatest(place.kafka_offset, other.kafka_offset) ELSE other.kafka_offset END
+        -- What was built stands at least as far as the live one did (unless a loss was accepted), so that one's offset will do; from the
+        -- store it has none.
+        kafka_offset = CASE WHEN place.consumer = 'views' AND $2::boolean THEN greatest(place.kafka_offset, other.kafka_offset)
+            ELSE other.kafka_offset END
     FROM consumer.position AS other
     WHERE other.log = place.log AND (place.consumer, other.consumer) IN (('views', $1), ($1, 'views'))
 """

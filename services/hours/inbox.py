@@ -160,7 +160,10 @@ def _proposal(event: CheckedOut | CheckOutMissed, recorder_id: UUID, served: Ser
     )
 
 
-LOOK_UPS: Final = (LookUp("registration", fold_registration), LookUp("hours", fold_policies))
+LOOK_UPS: Final = (
+    LookUp("registration", fold_registration, ("volunteers", "activities", "seats")),
+    LookUp("hours", fold_policies, ("hours_policies",)),
+)
 
 VOLUNTEERS: Final = Figure("volunteers", "registration", "inbox", "SELECT volunteer_id::text, 1 FROM lookup.volunteers")
 """Who may check in: as many as registration has registered."""

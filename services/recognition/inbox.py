@@ -107,9 +107,9 @@ async def react_to_fewer_hours(fact: Fact, _look_ups: application.LookUps, _lack
 
 
 LOOK_UPS: Final = (
-    LookUp("registration", fold_volunteers),
-    LookUp("hours", fold_minutes),
-    LookUp("recognition", fold_policies),
+    LookUp("registration", fold_volunteers, ("volunteers",)),
+    LookUp("hours", fold_minutes, ("confirmed_minutes",)),
+    LookUp("recognition", fold_policies, ("star_policies",)),
 )
 
 FIGURES: Final = (

@@ -209,7 +209,7 @@ async def release_seats(fact: Fact, look_ups: application.LookUps, _lack_is_fact
             return []
 
 
-LOOK_UPS: Final = (LookUp("registration", fold),)
+LOOK_UPS: Final = (LookUp("registration", fold, ("units", "words", "volunteers", "activities", "enrollments")),)
 
 REACTIONS: Final[tuple[Reaction[Any], ...]] = (
     Reaction(

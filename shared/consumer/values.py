@@ -50,10 +50,14 @@ class Projection:
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """Facts of one source log that decisions of this service need, kept in schema `lookup`; names in `fold` are qualified."""
+    """Facts of one source log that decisions of this service need, kept in schema `lookup`; names in `fold` are qualified.
+
+    `tables` of that schema are what it writes, and nobody else does.
+    """
 
     source: str
     fold: Fold
+    tables: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ async def test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how
         await create_topic(servers, f"{topic_prefix}{name}.events")
         await create_topic(servers, f"{topic_prefix}{name}.heads")
     consumers: Consumers[None] = Consumers(
-        service="registration", projections=[projection], look_ups=[LookUp("registration", consents)], deadlines=no_deadlines,
+        service="registration", projections=[projection], look_ups=[LookUp("registration", consents, ("note",))], deadlines=no_deadlines,
         reactions=[Reaction("none", "registration", frozenset(), None)], use_cases={},  # type: ignore[arg-type]
     )  # fmt: skip
     setting = Setting(
@@ -174,7 +174,11 @@ async def test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how
         await until(beats)
         contradicts = base.metrics.consumer_source_contradicts.labels("views", "registration")._value
         assert contradicts.get() == 0
-        others = ({"log_id": str(uuid4())}, {"chain_hash": "11" * 32}, {"head": 1, "sealed": 1, "chain_hash": log.hashes[1].hex()})
+        others: Sequence[dict[str, Any]] = (
+            {"log_id": str(uuid4())},
+            {"chain_hash": "11" * 32},
+            {"head": 1, "sealed": 1, "chain_hash": log.hashes[1].hex()},
+        )
         for day, other in enumerate(others, start=4):
 
             async def said_otherwise(day: int = day, other: dict[str, Any] = other) -> bool:
