@@ -6,11 +6,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 COMPILE := uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down reset status test check bench lock
+.PHONY: help up down reset status test check faults faults-long bench lock
 .DEFAULT_GOAL := help
 
 help:  ## This list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 up: $(VENV)/local  ## Start Kafka, PostgreSQL and the services, load the sample year, print the links; DETACH=1 returns when all is ready
 	@$(RUN) -m deploy.local up $(if $(DETACH),--detach)
@@ -32,6 +32,12 @@ check: $(VENV)/test  ## Style, types, walls
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+
+faults: $(VENV)/test  ## Eight minutes of faults under load, every invariant at each heal; SEED=7 for another order, ONLY=F13,F5 for some
+	$(RUN) -m tests.faults --profile smoke --seed $(or $(SEED),1) $(if $(ONLY),--only $(ONLY))
+
+faults-long: $(VENV)/test  ## The same for an hour, with faults that last minutes; SEED=7
+	$(RUN) -m tests.faults --profile long --seed $(or $(SEED),1)
 
 bench: $(VENV)/test  ## Measurements, see tests/bench/README.md; NAME="append-new1 codec" chooses, NAME=--small is quick
 	$(RUN) -m tests.bench $(NAME)

@@ -11,6 +11,7 @@ import asyncpg
 
 from deploy.local.environment import SERVICES
 from tests.faults.clients import Clients
+from tests.faults.invariants import BrokenError
 from tests.faults.system import System, until
 from tests.faults.tap import Tap
 from tests.faults.witness import CONNECT_WITHIN_S, Places
@@ -32,6 +33,8 @@ class Watch:
     lag_max: float = 0.0
     caught_up_at: float = 0.0
     """All that stood in the logs at this moment has been published, read and reacted to by everybody."""
+    behind: list[str] = field(default_factory=list)
+    """Who, at the last look."""
     _heads: deque[tuple[float, Heads]] = field(default_factory=lambda: deque(maxlen=LOOKS_KEPT))
     _connections: dict[str, "asyncpg.Connection[asyncpg.Record]"] = field(default_factory=dict)
 
@@ -54,14 +57,16 @@ class Watch:
         now = monotonic()
         places = {service: await Places.of(await self._connection(service), service) for service in SERVICES}
         self._heads.append((now, {service: await self._head(service) for service in SERVICES}))
-        reached = {log: tap.position for log, tap in self.taps.items()}
-        for found in places.values():
-            for (_, log), (position, _) in [*found.applied.items(), *found.reacted.items()]:
-                reached[log] = min(reached[log], position)
+        readers = [(f"the topic of {log}", log, tap.position) for log, tap in self.taps.items()]
+        for service, found in places.items():
+            for stage, said in (("", found.applied), (" reacting", found.reacted)):
+                readers += [(f"{service} {consumer}{stage}", log, position) for (consumer, log), (position, _) in said.items()]
         for at, heads in reversed(self._heads):
-            if all(reached[log] >= head for log, head in heads.items()):
+            if all(position >= heads[log] for _, log, position in readers):
                 self.caught_up_at = max(at, self.caught_up_at)
                 break
+        heads = self._heads[-1][1]
+        self.behind = [f"{name} {position} of {log} {heads[log]}" for name, log, position in readers if position < heads[log]]
 
     async def _head(self, service: str) -> int:
         connection = await self._connection(service)
@@ -87,5 +92,8 @@ class Watch:
         def is_over() -> bool:
             return self.caught_up_at > healed_at and not doubted & clients.open.keys()
 
-        await until(is_over, within, "I18: that nothing is in arrears any more", every=0.05)
-        return monotonic() - healed_at
+        try:
+            return await until(is_over, within, every=0.05)
+        except AssertionError:
+            in_doubt = len(doubted & clients.open.keys())
+            raise BrokenError("I18", f"after {within:g} s behind: {self.behind}, and {in_doubt} commands in doubt") from None
