@@ -1,4 +1,4 @@
-"""`python -m tests.faults --profile smoke|long --seed N [--only F13,F5] [--minutes M]`; see `tests/faults/README.md`."""
+"""`python -m tests.faults --profile smoke|long --seed N [--only F13,F5] [--minutes M] [--small]`; see `tests/faults/README.md`."""
 
 import argparse
 import asyncio
@@ -28,8 +28,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="", help="codes of faults, separated by commas: each of them once, and no others")
     parser.add_argument("--minutes", type=float, help="in all, instead of the profile's")
+    parser.add_argument(
+        "--small", action="store_true", help="one broker, one PostgreSQL and few people: not for faults of brokers and standbys"
+    )
     given = parser.parse_args()
-    run = Run(Options(given.profile, given.seed, frozenset(filter(None, given.only.split(","))), given.minutes))
+    run = Run(Options(given.profile, given.seed, frozenset(filter(None, given.only.split(","))), given.minutes, given.small))
     try:
         asyncio.run(_within_its_time(run))
     except BaseException as error:  # noqa: BLE001  # Also when it was interrupted: what is known so far is kept.

@@ -1,10 +1,14 @@
-"""The topology of reliability.md 2.2: three Kafka nodes, a PostgreSQL for each service, two apis and two workers each, a proxy per edge."""
+"""The topology of reliability.md 2.2: three Kafka nodes, a PostgreSQL for each service, two apis and two workers each, a proxy per edge.
+
+A small one has one node and one server, is up in a third of the time, and serves for what no broker and no standby needs to die for.
+"""
 
 import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -53,7 +57,7 @@ class Cluster(System):
         if edge := self.proxies.get(f"{self._being_made}/postgres"):
             dsn = settings[f"{service.upper()}_POSTGRES_DSN"]
             settings[f"{service.upper()}_POSTGRES_DSN"] = dsn.replace(f":{self.server(service).port}/", f":{edge.port}/")
-            brokers = [self.proxies[f"{service}/kafka-{node}"] for node in range(NODES)]
+            brokers = [self.proxies[f"{service}/kafka-{node}"] for node in range(len(self.kafka.nodes))]
             settings[f"{service.upper()}_KAFKA_SERVERS"] = ",".join(f"{HOST}:{each.port}" for each in brokers)
         return settings
 
@@ -149,38 +153,41 @@ def _begin_copy(primary: LocalPostgres, standby: LocalPostgres, folder: Path) ->
 
 
 @asynccontextmanager
-async def cluster(folder: Path, class_path: str, seed: int) -> AsyncIterator[Cluster]:
+async def cluster(folder: Path, class_path: str, seed: int, *, small: bool = False) -> AsyncIterator[Cluster]:
     """The whole of it, migrated and ready; at the end of the block every process is ended, and all data forgotten."""
     with ExitStack() as ends:
         proxies = Proxies(folder, seed)
         ends.callback(proxies.close)
-        nodes, ways = _nodes(proxies)
+        nodes, ways = _nodes(proxies, 1 if small else NODES)
         kafka = LocalKafka(folder / "kafka", class_path, nodes=nodes)
         ends.callback(kafka.remove)
-        for node in range(NODES):
+        for node in range(len(nodes)):
             kafka.launch(node)
-        servers = {service: LocalPostgres(folder / f"postgres-{service}", secrets.token_hex(16)) for service in SERVICES}
-        for server in servers.values():
+        names = ("all",) if small else SERVICES
+        made_servers = [LocalPostgres(folder / f"postgres-{name}", secrets.token_hex(16)) for name in names]
+        for server in made_servers:
             ends.callback(server.remove)
             server.launch()
-        for server in servers.values():
+        for server in made_servers:
             server.wait_until_up()
+        servers = dict(zip(SERVICES, cycle(made_servers), strict=False))
         made = Cluster(folder, servers, kafka, proxies, ways)
         ends.callback(_remove_later_servers, made)
         ends.callback(made.stop)
-        for node in range(NODES):
+        for node in range(len(nodes)):
             kafka.wait_until_up(node)
         made.migrate()
-        await made.follow(STANDBY_OF)
+        if not small:
+            await made.follow(STANDBY_OF)
         made.start(*PROCESSES)
         yield made
 
 
-def _nodes(proxies: Proxies) -> tuple[Sequence[Node], Mapping[str, Proxy]]:
+def _nodes(proxies: Proxies, count: int) -> tuple[Sequence[Node], Mapping[str, Proxy]]:
     """Each node has a listener for each service, behind a proxy: what a broker says of itself to a service leads through it."""
-    ports = iter(free_ports(NODES * (2 + len(SERVICES))))
+    ports = iter(free_ports(count * (2 + len(SERVICES))))
     nodes, ways = [], {}
-    for node in range(NODES):
+    for node in range(count):
         doors = {}
         for service in SERVICES:
             port = next(ports)

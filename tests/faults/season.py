@@ -26,6 +26,8 @@ PEOPLE = 8
 STARS_HOURS = (2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 """The first are soon won, and soon lost by a correction."""
 FIRST_DAY = date(2017, 3, 5)
+EARLY = ("06:30", "11:30")
+"""Before eight it is still the day before in UTC."""
 TRAVEL_S = 10.0
 
 _DONE = {"confirm": "confirmed", "correct": "corrected", "reverse": "reversed"}
@@ -121,7 +123,7 @@ class Circle:
     async def fill(self, on: date) -> Day:
         """Publishes the activities of a day, and fills them."""
         share = len(self.people) // 2
-        morning, first = await self._publish(on, "08:00", "12:00", share, 2)
+        morning, first = await self._publish(on, *EARLY, share, 2)
         afternoon, second = await self._publish(on, "13:00", "18:00", share + 1, 2)
         day = Day(on, morning, afternoon, None, max(first, second, key=lambda each: each.position))
         for about in (self._ask_for_seats, self._answer_offers):
@@ -213,7 +215,7 @@ class Circle:
     async def serve(self, day: Day) -> None:
         """From the first arrival until nobody can go out any more."""
         steps: list[tuple[str, Callable[[], Awaitable[None]]]] = []
-        doors: list[tuple[Activity, str, str, str]] = [(day.morning, "07:50", "11:50", "12:10"), (day.afternoon, "12:50", "17:30", "18:05")]
+        doors: list[tuple[Activity, str, str, str]] = [(day.morning, "06:20", "11:10", "11:40"), (day.afternoon, "12:50", "17:30", "18:05")]
         if day.midday is not None:
             doors.append((day.midday, "09:50", "13:30", "14:05"))
         for activity, came, half, over in doors:
@@ -396,7 +398,7 @@ class Season:
     def __init__(self, clients: Clients, seed: int, *, circles: int = 1, people: int = PEOPLE, overlapping: bool = False) -> None:
         self.clients = clients
         self.random = random.Random(seed)
-        self.clock = CommonClock(clients.system.travel, at(FIRST_DAY, "05:00"))
+        self.clock = CommonClock(clients.system.travel, at(FIRST_DAY, "03:00"))
         self.circles = [
             Circle(
                 clients,
