@@ -31,7 +31,7 @@ from typing import Any
 from asyncpg.pool import PoolConnectionProxy
 
 from shared import process, worker
-from shared.consumer.apply import Consumer, follow
+from shared.consumer.apply import LIVE, Consumer, follow
 from shared.consumer.inbox import Reactor
 from shared.consumer.shell import Subscription
 from shared.eventstore import lane
@@ -62,8 +62,9 @@ def _is_append(_connection: Any, query: str, *_: Any) -> bool:
     return query is lane._APPEND
 
 
-def _is_new(consumer: Consumer, messages: Sequence[Any]) -> bool:
-    return bool(follow(consumer.part.source, consumer.place, messages).entries)
+def _is_new_for_own_views(consumer: Consumer, messages: Sequence[Any]) -> bool:
+    part = consumer.part
+    return part.consumer == LIVE and part.keys is not None and bool(follow(part.source, consumer.place, messages).entries)
 
 
 POINTS = {
@@ -74,13 +75,13 @@ POINTS = {
     "read": Point(PostgresStore, "read_page", after=True),
     "sealed": Point(Publisher, "publish"),
     "published": Point(Publisher, "publish", after=True),
-    "in-hand": Point(Consumer, "take", only=_is_new),
+    "in-hand": Point(Consumer, "take", only=_is_new_for_own_views),
     "applied": Point(Consumer, "_apply", after=True),
     "applied-committed": Point(Subscription, "_tell_kafka"),
     "looked-up": Point(Reactor, "react"),
     "reacted": Point(Reactor, "_send", after=True),
 }
-"""The crash points of F1 that lie in a process of ours (reliability.md 2.5), and where a consumer holds a batch in its hands."""
+"""The crash points of F1 that lie in a process of ours (reliability.md 2.5); and `in-hand`: the views hold the next events of their own log."""
 
 
 def say(what: str) -> None:

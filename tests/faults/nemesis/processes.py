@@ -58,7 +58,7 @@ async def instead(scene: Scene, name: str, *orders: str) -> AsyncIterator[Victim
     """In place of a process runs one with orders; afterwards it runs again as it always does."""
     cluster = scene.cluster
     try:
-        assert await cluster.ended(name) == {name: 0}
+        cluster.kill(name)
         log = cluster.processes[name].log
         log_from = log.stat().st_size
         yield Victim(name, cluster.launch(name, *orders), log_from)
@@ -77,16 +77,16 @@ async def api_with(scene: Scene, service: str, *orders: str) -> AsyncIterator[Vi
 
 @asynccontextmanager
 async def worker_with(scene: Scene, service: str, *orders: str) -> AsyncIterator[Victim]:
-    """The second worker of a service has orders and holds the roles; the first stands by, as it always is."""
+    """The second worker of a service has orders and holds the roles; the first, as it always is, comes back to stand by."""
     cluster, first = scene.cluster, f"{service}-worker"
     async with instead(scene, f"{service}-worker-2", *orders) as victim:
         await cluster.ready(victim.name)
+        cluster.kill(first)
+        cluster.launch(first)
         try:
-            assert await cluster.ended(first) == {first: 0}
+            yield victim
         finally:
-            cluster.launch(first)
             await cluster.ready(first)
-        yield victim
 
 
 async def applied(scene: Scene, service: str) -> int:
@@ -237,6 +237,7 @@ async def asleep(scene: Scene, service: str, point: str) -> AsyncIterator[Victim
             await until(victim.is_stopped, REACHED_WITHIN_S, f"{victim.name} asleep at {point}")
             assert victim.said() == [point]
             began, was = monotonic(), await applied(scene, service)
+            await scene.cluster.ready(standby)
             await until(partial(_holds_all, scene, standby), TAKEN_WITHIN_S, f"{standby} takes all roles")
             print(f"{standby} held all roles after {monotonic() - began:.1f} s")
             await shown(scene, service, was + 1, within=REACHED_WITHIN_S)
@@ -454,6 +455,7 @@ async def slow_batch(scene: Scene) -> None:
     async with worker_with(scene, service, f"block=applied:{scene.random.randint(1, 6)}:{IDLE_SECONDS + 2}") as victim:
         await until(lambda: victim.said() == ["applied"], REACHED_WITHIN_S, f"{victim.name} with a slow batch")
         was = await applied(scene, service)
+        await scene.cluster.ready(f"{service}-worker")
         await until(partial(_holds_all, scene, f"{service}-worker"), TAKEN_WITHIN_S, "the standby takes all roles")
         await shown(scene, service, was + 1, within=REACHED_WITHIN_S)
         assert await counted(scene, [victim.name], "role_changes_total", cause="lost") > 0
