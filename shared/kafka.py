@@ -47,12 +47,12 @@ def only_partition(topic: str) -> TopicPartition:
 async def ensure_topics(servers: str, prefix: str, topics: Iterable[Topic], replicas: int | None = None) -> None:
     """Makes the topics that are missing and holds the others against their declaration. Raises TopicsError and LOST_ERRORS.
 
-    `replicas` is REPLICAS_MAX or the number of brokers, if that is less. With three copies two must be in sync for an `acks=all`.
+    `replicas` is REPLICAS_MAX or the number of brokers, if that is less, see `_copies_for`. With three copies two must be in sync for an
+    `acks=all`.
     """
     wanted = {topic_name(prefix, topic.name): topic for topic in topics}
     async with _admin(servers) as admin:
-        brokers = len((await admin.describe_cluster())["brokers"])
-        copies = min(REPLICAS_MAX, brokers) if replicas is None else replicas
+        copies = _copies_for(servers, await admin.describe_cluster()) if replicas is None else replicas
         missing = wanted.keys() - await admin.list_topics()
         made = [NewTopic(name, 1, copies, topic_configs=_config(wanted[name], copies)) for name in sorted(missing)]
         if made:
@@ -73,12 +73,18 @@ async def cluster_as_declared(servers: str, prefix: str, topics: Iterable[Topic]
         missing = wanted.keys() - await admin.list_topics()
         there = {name: topic for name, topic in wanted.items() if name not in missing}
         said = [f"topic {name} does not exist" for name in sorted(missing)] + await _differences(admin, there)
-        copies = min(REPLICAS_MAX, len(cluster["brokers"]))
+        copies = _copies_for(servers, cluster)
         for described in await admin.describe_topics(list(there)) if there else ():
             held = min((len(each["isr"]) for each in described["partitions"]), default=0)
             if held < copies:
                 said.append(f"topic {described['topic']} has {held} copies in sync, this cluster can hold {copies}")
     return str(cluster["cluster_id"]), said
+
+
+def _copies_for(servers: str, cluster: Mapping[str, Any]) -> int:
+    """How many copies a topic is to have. A broker that is named and not up yet counts: else what comes back first after the loss of all
+    would hold the only copy for good."""
+    return min(REPLICAS_MAX, max(len(cluster["brokers"]), len(servers.split(","))))
 
 
 def _config(topic: Topic, copies: int) -> dict[str, str]:

@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", case_sensitive=False)
 
     postgres_dsn: SecretStr = Field(description="address of the service's own database, as its owner role")
-    kafka_servers: str = Field(description="bootstrap addresses, host:port, comma-separated")
+    kafka_servers: str = Field(
+        description="bootstrap addresses, host:port, comma-separated; name three brokers and each topic gets three copies"
+    )
     topic_prefix: str = Field(default="", description="put before every topic name, so that installations can share a cluster")
     http_host: str = Field(description="address the processes listen on")
     http_port: int = Field(ge=0, le=65535, description="port of the api process")

@@ -6,7 +6,7 @@ from time import monotonic
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import InvalidReplicationFactorError, KafkaError, MessageSizeTooLargeError
 
 from deploy.local.kafka import LocalKafka
 from shared import kafka
@@ -39,6 +39,11 @@ async def test_a_topic_with_two_partitions_is_no_log(kafka_server: LocalKafka, t
     await create(kafka_server.servers, NewTopic(f"{topic_prefix}hours.events", 2, 1, topic_configs=dict(EVENTS.config)))
     with pytest.raises(kafka.TopicsError, match="2 partitions"):
         await kafka.ensure_topics(kafka_server.servers, topic_prefix, [EVENTS])
+
+
+async def test_a_broker_that_is_named_and_not_up_yet_counts_for_the_copies(kafka_server: LocalKafka, topic_prefix: str) -> None:
+    with pytest.raises(InvalidReplicationFactorError):
+        await kafka.ensure_topics(f"{kafka_server.servers},127.0.0.1:1,127.0.0.1:2", topic_prefix, [EVENTS])
 
 
 async def test_a_record_too_large_is_refused_by_the_producer_itself_and_harms_nobody(kafka_server: LocalKafka, topic_prefix: str) -> None:
