@@ -221,29 +221,20 @@ async def _swallow(edge: Proxy, marker: bytes) -> None:
 
 
 async def _exhausted(scene: Scene) -> None:
-    """Somebody takes every connection that there is: what cannot be done is refused and told when to come again."""
+    """There is no connection left for the service: what cannot be done is refused, and told when to come again."""
     service = scene.random.choice(SERVICES)
+    login = scene.cluster.database(service)
     refused = scene.clients.not_decided["store_unavailable"]
-    greedy: list[asyncpg.Connection[asyncpg.Record]] = []
     with scene.unharmed():
+        await scene.cluster.sql(service, f"ALTER ROLE {login} CONNECTION LIMIT 0")  # As at max_connections: 53300.
         try:
-            end = asyncio.get_running_loop().time() + scene.lasts(smoke=8, long=30)
-            while asyncio.get_running_loop().time() < end:
-                await _take_all(scene, service, greedy)
-                await scene.cluster.sql(service, _END_SESSIONS + " AND application_name <> 'greedy'", scene.cluster.database(service))
+            await scene.cluster.sql(service, _END_SESSIONS, login)
+            await asyncio.sleep(scene.lasts(smoke=8, long=30))
         finally:
-            for each in greedy:
-                each.terminate()
+            await scene.cluster.sql(service, f"ALTER ROLE {login} CONNECTION LIMIT -1")
         assert scene.clients.not_decided["store_unavailable"] > refused, "nobody was told"
         await scene.answers(1, FIRST_ANSWER_WITHIN_S, service)
         await scene.answers()
-
-
-async def _take_all(scene: Scene, service: str, greedy: "list[asyncpg.Connection[asyncpg.Record]]") -> None:
-    """Connections of the service's own login, until the server has none left for it."""
-    with suppress(asyncpg.TooManyConnectionsError):
-        while True:
-            greedy.append(await asyncpg.connect(scene.cluster.dsn(service), timeout=5, server_settings={"application_name": "greedy"}))
 
 
 async def _terminated(scene: Scene) -> None:
