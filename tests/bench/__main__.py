@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from shared import logs
-from tests.bench import appends, codecs, report, running, streams, web
+from tests.bench import appends, codecs, rebuilds, report, running, streams, web
 from tests.bench.measure import Effort, Outcome
 from tests.bench.place import Place
 
@@ -27,6 +27,7 @@ BENCHES: Final[Mapping[str, Callable[[Place, Effort], Awaitable[Outcome]]]] = {
     "relay-drain": streams.relay_drain,
     "project-live": streams.project_live,
     "e2e": running.e2e,
+    "rebuild-beside": rebuilds.rebuild_beside,
     "codec": codecs.codec,
     "idle": running.idle,
 }
