@@ -117,6 +117,11 @@ class Service(Generic[L]):
 
 def main(service: Service[Any]) -> None:
     """The command line of a service. Ends the process."""
+    command_line(service)()
+
+
+def command_line(service: Service[Any]) -> typer.Typer:
+    """Every command that a service has."""
     app = typer.Typer(
         add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=f"{service.name}: {service.title_en}"
     )
@@ -153,7 +158,7 @@ def main(service: Service[Any]) -> None:
     rebuild.add_commands(app, rebuild.ReadModels(service.consumers, service.api_sql, service.imbalance), run)
     releasing.add_commands(app, releasing.Releasing(service.name, lambda settings: _at_hand(service, settings), _words(service)), run)
     operating.add_commands(app, operating.Operated(service.consumers, service.claims, _migration_sets(service)), run)
-    app()
+    return app
 
 
 async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:

@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+from uuid import UUID
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -13,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import HOST, SUPERUSER, LocalPostgres, installed_programs
+from shared.postgres import ABSENT, connect
 from tests.integration.recover.conftest import SERVICE, Person, Ran, Site
 
 RUNBOOKS = CHECKOUT / "deploy" / "runbooks"
@@ -35,15 +38,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, kafka_server: LocalKafka) -> 
 class Runbook:
     """The shell blocks of one page, in order."""
 
-    def __init__(self, site: Site, name: str) -> None:
+    def __init__(self, site: Site, name: str, service: str = SERVICE) -> None:
         text = (RUNBOOKS / name).read_text(encoding="utf-8")
         self.blocks = [re.sub(r"^ {3}", "", block, flags=re.MULTILINE) for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
         self.site = site
+        self.service = service
 
     async def follow(self, block: int, **more: str) -> Ran:
         """Runs a block; each of its commands must succeed."""
         process = await asyncio.create_subprocess_exec(
-            "bash", "-euc", self.blocks[block], cwd=self.site.folder, env=_environment(self.site) | more,
+            "bash", "-euc", self.blocks[block], cwd=self.site.folder, env=_environment(self.site, self.service) | more,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         async with asyncio.timeout(120):
@@ -52,15 +56,15 @@ class Runbook:
         return Ran(0, out.decode())
 
 
-def _environment(site: Site) -> dict[str, str]:
+def _environment(site: Site, service: str) -> dict[str, str]:
     passwords = site.folder / "pgpass"
-    owner = site.database(SERVICE)
-    lines = [f"{HOST}:*:*:{owner}:{site.keys.database_password(SERVICE)}", f"{HOST}:*:*:{SUPERUSER}:{site.postgres.password}"]
+    owner = site.database(service)
+    lines = [f"{HOST}:*:*:{owner}:{site.keys.database_password(service)}", f"{HOST}:*:*:{SUPERUSER}:{site.postgres.password}"]
     passwords.write_text("\n".join(lines) + "\n", encoding="utf-8")
     passwords.chmod(0o600)
     programs = os.pathsep.join([str(Path(sys.executable).parent), str(installed_programs()), os.environ["PATH"]])
     return {
-        **os.environ, **site.environment(SERVICE), "PATH": programs, "PYTHONPATH": str(CHECKOUT), "PGHOST": HOST,
+        **os.environ, **site.environment(service), "PATH": programs, "PYTHONPATH": str(CHECKOUT), "PGHOST": HOST,
         "PGPORT": str(site.postgres.port), "PGUSER": owner, "PGDATABASE": owner, "PGPASSFILE": str(passwords), "ADMIN": SUPERUSER,
     }  # fmt: skip
 
@@ -178,6 +182,79 @@ async def test_read_models_are_rebuilt_compared_rolled_back_and_dropped(site: Si
     assert "views_2 is live" in (await page.follow(4)).out
     assert digest in (await page.follow(1)).out
     await page.follow(3)
+
+
+LOOKED_AT: Final = {
+    "events-do-not-arrive.md": ({}, ["ok    heads", " registration |"]),
+    "heads-are-missing.md": ({}, [" registration |", "ok    heads"]),
+    "events-are-not-published.md": ({}, ["ok    topic: "]),
+    "log-is-not-what-was-read.md": ({}, ["ok    heads"]),
+    "process-is-not-scraped.md": ({}, ["ok    migrations"]),
+    "commands-are-unavailable.md": ({}, ["state=open"]),
+    "worker-roles.md": ({}, ["role relay ", "ok    roles"]),
+    "deadlines-are-overdue.md": ({}, [" offer |", "state=open", "UPDATE 1"]),
+    "retries-rise.md": ({}, ["ok    topics"]),
+    "connections-are-waited-for.md": ({"NAME": "a report"}, ["a report", " t\n"]),
+    "refusals.md": ({"PERSON": str(UUID(int=1))}, [""]),
+}
+"""Pages whose commands look, or do one small thing; what each block shows. Blocks that are the same on several pages are run once."""
+
+
+async def test_what_the_pages_say_is_to_be_looked_at_can_be_looked_at(site: Site) -> None:
+    await site.caught_up()
+    await site.sql(
+        SERVICE, "INSERT INTO consumer.deadline VALUES "
+        "('offer', 'k', '2017-01-01', 'u', '{}', '{}', gen_random_uuid(), 1, gen_random_uuid(), NULL, 'RuntimeError')",
+    )  # fmt: skip
+    report = await connect(site.dsn(SERVICE), "a report", idle_in_transaction_session_timeout="0")
+    await report.execute("BEGIN; SELECT 1")
+    ran = dict[str, Ran]()
+    for name, (more, shown) in LOOKED_AT.items():
+        page = Runbook(site, name)
+        for number, (block, expected) in enumerate(zip(page.blocks, shown, strict=True)):
+            if block not in ran:
+                ran[block] = await page.follow(number, **more)
+            assert expected in ran[block].out, (name, block, ran[block].out)
+    with pytest.raises(ABSENT):
+        await report.fetchval("SELECT 1")
+    await site.sql(SERVICE, "DELETE FROM consumer.deadline WHERE key = 'k'")
+
+
+async def test_a_key_file_that_is_not_the_right_one_is_named(site: Site) -> None:
+    await site.adopt()
+    assert (await site.register(site.person())).status_code == 200
+    other = site.folder / "another-key"
+    other.write_text("ab" * 32)
+    other.chmod(0o600)
+    ran = await Runbook(site, "keys-do-not-open.md").follow(0, REGISTRATION_KEY_FILE=str(other))
+    assert "bad   keys: the key file does not open" in ran.out
+
+
+async def live(site: Site, service: str) -> str:
+    """The schema of the read models in use."""
+    return str((await site.sql(service, "SELECT schema FROM consumer.views WHERE live"))[0]["schema"])
+
+
+async def test_figures_that_differ_are_found_and_built_anew(site: Site) -> None:
+    site.start("hours-worker", "recognition-worker")
+    page = Runbook(site, "figures-differ.md")
+    assert len(page.blocks) == 3
+    await site.sql(SERVICE, f"INSERT INTO {await live(site, SERVICE)}.volunteer_minutes VALUES (gen_random_uuid(), 30, 0, 0, 0)")
+    assert "30           0  DIFFERS by 30" in (await page.follow(0)).out
+    assert "is live" in (await page.follow(1)).out
+    done = (await page.follow(2)).out
+    assert done.count("same") == 2
+    assert "DIFFERS" not in done
+
+
+async def test_a_ledger_that_is_out_of_balance_is_built_anew(site: Site) -> None:
+    page = Runbook(site, "ledger-is-out-of-balance.md", "hours")
+    assert len(page.blocks) == 3
+    who = "gen_random_uuid(), 2017, 'u', gen_random_uuid()"
+    await site.sql("hours", f"INSERT INTO {await live(site, 'hours')}.balances VALUES ({who}, 7, 0, 0, 0)")
+    assert (await page.follow(0)).out.splitlines()[2].split("|")[-1].strip() == "7"
+    assert "is live" in (await page.follow(1)).out
+    assert (await page.follow(2)).out.splitlines()[2].strip() == "0"
 
 
 async def test_a_topic_that_is_lost_is_complete_again(site: Site) -> None:
