@@ -35,6 +35,7 @@ class Topic:
     """The records of one partition. `before_append` sees what a producer brings, before it lies there."""
 
     records: list[Raw] = field(default_factory=list)
+    is_there: bool = True
     before_append: Callable[[Sequence[Raw]], None] = lambda _records: None
     _waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -89,7 +90,7 @@ class Broker:
     async def ensure_topics(self, _servers: str, _prefix: str, topics: Sequence[Any], _replicas: int | None = None) -> None:
         """In place of `kafka.ensure_topics`."""
         for each in topics:
-            self.topic(each.name)
+            self.topic(each.name).is_there = True
 
     @contextlib.contextmanager
     def in_place_of_kafka(self) -> Iterator[None]:
@@ -109,6 +110,7 @@ class Consumer:
     """An `AIOKafkaConsumer` on one topic, from the earliest record where it stands nowhere."""
 
     def __init__(self, broker: Broker, topic: str) -> None:
+        self._broker = broker
         self._network = broker.network
         self._name = topic
         self._topic = broker.topic(topic)
@@ -117,7 +119,14 @@ class Consumer:
     async def beginning_offsets(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         return dict.fromkeys(places, 0)
 
+    async def topics(self) -> set[str]:
+        return await self._network.call(
+            "topics", lambda: {name for name, topic in self._broker.topics.items() if topic.is_there}, ConnectionResetError
+        )
+
     async def end_offsets(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        while not self._topic.is_there:
+            await self._topic.change(1.0)  # In vain: of a topic that was deleted aiokafka goes on asking.
         end = await self._network.call(f"end of {self._name}", lambda: len(self._topic.records), ConnectionResetError)
         return dict.fromkeys(places, end)
 
@@ -199,12 +208,18 @@ class Producer:
         network, said = self._broker.network, ",".join(said_by(each) for each in records)
 
         def append() -> Written:
+            if not topic.is_there:
+                raise ConnectionResetError
             topic.before_append(records)
             return Written(topic.append(records))
 
+        def arrive() -> None:
+            with contextlib.suppress(ConnectionResetError):
+                append()
+
         if network.chance.random() < 5 * network.weather.slow:
             network.happened["late page"] += 1
-            asyncio.get_running_loop().call_later(network.chance.uniform(1.0, 15.0), append)  # Whatever becomes of the process.
+            asyncio.get_running_loop().call_later(network.chance.uniform(1.0, 15.0), arrive)  # Whatever becomes of the process.
             await asyncio.Event().wait()
         return await self._broker.network.call(f"publish {said}", append, ConnectionResetError)
 

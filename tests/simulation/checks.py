@@ -186,7 +186,8 @@ def _reacted(world: World) -> Iterator[str]:
     causes, records = world.services["registration"].store.records, world.services[DECIDING].store.records
     expected = expected_of_reactions(causes, expected_of(causes, TYPES["registration"], "inbox"))
     yield from _parked(world.services[DECIDING].database, "reactions", "inbox", "registration", "reactions", expected)
-    followed = Counter((record.causation_id, record.type) for record in records if record.type != Closed.TYPE)
+    known = {record.event_id for record in causes}
+    followed = Counter((record.causation_id, record.type) for record in records if record.causation_id in known)
     wanted = Counter[tuple[UUID | None, str]]()
     opened_by = defaultdict[str, list[int]](list)
     for position, key in expected.applied:
@@ -208,17 +209,20 @@ def _fired(world: World) -> Iterator[str]:
     records = world.services[DECIDING].store.records
     setters = {record.event_id: record for record in records if record.type in (Opened.TYPE, Extended.TYPE)}
     last = {body(record)["number"]: record for record in setters.values()}
-    closed = [record for record in records if record.type == Closed.TYPE]
-    for cause, times in Counter(record.causation_id for record in closed).items():
-        if times > 1 or cause not in setters:
-            yield f"the deadline set by {cause} has fired {times} times"
-    for record in closed:
-        setter = setters.get(record.causation_id) if record.causation_id else None
-        if setter is not None and record.time.isoformat() < body(setter)["due_at"].replace("Z", "+00:00"):
+    fired = [record for record in records if record.causation_id in setters]
+    for (cause, type_), times in Counter((record.causation_id, record.type) for record in fired).items():
+        if times > 1:
+            yield f"the deadline of {body(setters[cause])['number']} has fired {times} times, {type_}"
+    for record in fired:
+        assert record.causation_id is not None
+        if record.time.isoformat() < body(setters[record.causation_id])["due_at"].replace("Z", "+00:00"):
             yield f"{record.position} was fired before it was due"
     for number, setter in last.items():
-        if not any(body(each)["number"] == number and each.position > setter.position for each in closed):
+        own = [record for record in fired if body(record)["number"] == number]
+        if not any(record.type == Closed.TYPE and record.position > setter.position for record in own):
             yield f"the deadline of {number} never fired"
+        if programme.is_extended_when_due(number) and not any(record.type == Extended.TYPE for record in own):
+            yield f"{number} was never extended"
 
 
 def _answered(world: World) -> Iterator[str]:

@@ -12,6 +12,8 @@ from tests.simulation.loop import Life, whose
 T = TypeVar("T")
 
 SECONDS_MEAN: Final = 0.004
+DELAYED_SHARE: Final = 0.6
+"""The other calls are through before anybody else moves."""
 SLEEP_SECONDS_MAX: Final = 20.0
 SLOW_SECONDS_MAX: Final = 9.0
 """Longer than any client of ours waits for an answer."""
@@ -86,7 +88,8 @@ class Network:
         return result
 
     async def _travel(self, life: Life) -> None:
-        await asyncio.sleep(self.chance.expovariate(1 / SECONDS_MEAN))
+        if self.chance.random() < DELAYED_SHARE:
+            await asyncio.sleep(self.chance.expovariate(1 / SECONDS_MEAN))
         while not life.is_dead and (rest := life.sleeps_until - asyncio.get_running_loop().time()) > 0:  # noqa: ASYNC110  # Sent to sleep again.
             await asyncio.sleep(rest)
 

@@ -179,11 +179,20 @@ CLOSE: Final = _use_case("close", Case, _case(_close))
 
 
 def due(fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
-    """A case is closed when it is due, unless it was extended or closed meanwhile."""
+    """A case is closed when it is due, unless it was extended or closed meanwhile; some are extended at the very instant."""
     event, ids = fact.event, {"id": fact.record.stream.id}
-    if isinstance(event, Opened | Extended):
-        return [DeadlineSet("close", str(event.number), event.due_at, Command(CLOSE, Case(number=event.number, due_at=event.due_at), ids))]
-    return [DeadlineCleared("close", str(event.number))] if isinstance(event, Closed) else []
+    if not isinstance(event, Opened | Extended):
+        return [DeadlineCleared("close", str(event.number))] if isinstance(event, Closed) else []
+    case = Case(number=event.number, due_at=event.due_at)
+    close = DeadlineSet("close", str(event.number), event.due_at, Command(CLOSE, case, ids))
+    if isinstance(event, Opened) and is_extended_when_due(event.number):
+        return [close, DeadlineSet("extend", f"{event.number} too", event.due_at, Command(EXTEND, case, ids))]
+    return [close]
+
+
+def is_extended_when_due(number: int) -> bool:
+    """A second deadline falls due with the first."""
+    return number % 3 == 1
 
 
 async def _follow(fact: Fact, look_ups: Pool, lack_is_fact: bool) -> Sequence[Command]:

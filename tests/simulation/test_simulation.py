@@ -23,6 +23,7 @@ SITUATIONS = (
     "gap",
     "published again",
     "topic wiped",
+    "topic deleted",
     "tail cut",
     "record withheld",
     "bad copy",

@@ -345,7 +345,7 @@ class World:
             look_ups=(),
             deadlines=programme.due,
             reactions=(programme.FOLLOW,),
-            use_cases={programme.CLOSE.name: programme.CLOSE},
+            use_cases={each.name: each for each in (programme.CLOSE, programme.EXTEND)},
         )
         keys: Any = None
         setting = Setting(consumers=consumers, pool=pool, kafka=Kafka("", ""), codec=CODEC, keys=keys, metrics=METRICS[DECIDING])
