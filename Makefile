@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 COMPILE := uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down reset status test check faults faults-long bench lock
+.PHONY: help up down reset status test check faults faults-long simulate bench lock
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -38,6 +38,9 @@ faults: $(VENV)/test  ## Eight minutes of faults under load, every invariant at 
 
 faults-long: $(VENV)/test  ## The same for an hour, with faults that last minutes; SEED=7
 	$(RUN) -m tests.faults --profile long --seed $(or $(SEED),1)
+
+simulate: $(VENV)/test  ## Seeds for the relay, consumers, reactions and deadlines, on made-up time and servers; SEEDS=100000, SEED=7 plays one with a trace
+	$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --from $(or $(FROM),1))
 
 bench: $(VENV)/test  ## Measurements, see tests/bench/README.md; NAME="append-new1 codec" chooses, NAME=--small is quick
 	$(RUN) -m tests.bench $(NAME)

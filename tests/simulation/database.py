@@ -38,6 +38,8 @@ class Database:
         self.tables: dict[str, dict[Key, Row]] = {}
         self.holders: dict[tuple[str, Key], Session] = {}
         self.on_commit: Callable[[str, Row | None, Row | None], None] = lambda _table, _before, _after: None
+        self.on_unknown: Callable[[str], None] = lambda _statement: None
+        """Told of a statement that nobody has said the meaning of; whoever asked it may take the error for one that passes."""
         self._serial = 0
 
     def rows(self, table: str) -> list[Row]:
@@ -137,11 +139,15 @@ class Session:
         """One statement, in a transaction of its own when there is none."""
         if self.is_broken:
             raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+        do = self.database.statements.get(statement)
+        if do is None:
+            self.database.on_unknown(statement)
+            raise NotImplementedError(statement)
         if self.layers:
-            return await self.database.statements[statement](self, *args)
+            return await do(self, *args)
         self.layers.append({})
         try:
-            rows = await self.database.statements[statement](self, *args)
+            rows = await do(self, *args)
             self.commit()
         finally:
             self.end()

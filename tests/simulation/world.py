@@ -218,6 +218,7 @@ class World:
         topic = self.broker.topic(f"{name}.events")
         service = Service(name, CODEC if name == DECIDING else SOURCE_CODEC, store, database, topic)
         database.on_commit = lambda table, before, after: self._look_at(name, table, before, after)
+        database.on_unknown = lambda statement: self.fail(f"tests/simulation/database.py does not know what this does: {statement}")
         topic.before_append = lambda records: self._look_at_published(service, records)
         return service
 
