@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 COMPILE := uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-.PHONY: help up down reset status test check faults faults-long simulate bench lock
+.PHONY: help up down reset status test check faults faults-long teeth simulate bench lock
 .DEFAULT_GOAL := help
 
 help:  ## This list
@@ -38,6 +38,9 @@ faults: $(VENV)/test  ## Eight minutes of faults under load, every invariant at 
 
 faults-long: $(VENV)/test  ## The same for an hour, with faults that last minutes; SEED=7
 	$(RUN) -m tests.faults --profile long --seed $(or $(SEED),1)
+
+teeth: $(VENV)/test  ## Breaks copies of the tree with known bugs, one by one: the faults must find each; BUG=B5 for one
+	$(RUN) -m tests.faults.teeth $(BUG)
 
 simulate: $(VENV)/test  ## Seeds for the relay, consumers, reactions and deadlines, on made-up time and servers; SEEDS=100000, SEED=7 plays one with a trace
 	$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --from $(or $(FROM),1))

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from tests.faults.clients import Asked
 from tests.faults.model import DAILY_CAP
+from tests.faults.world import CANARIES
 
 
 class BrokenError(AssertionError):
@@ -103,6 +104,12 @@ def check_authors(events: Sequence[Stored], asked: Mapping[UUID, Asked]) -> None
             need(by is not None, "I2", f"nobody asked for {each}")
             assert by is not None
             need(each.actor == by.actor, "I17", f"{by.actor} asked for what {each} says")
+
+
+def check_private(where: str, text: bytes) -> None:
+    """Nobody's name or ID number stands where it can be read (I14)."""
+    for each in CANARIES:
+        need(each.encode() not in text and json.dumps(each)[1:-1].encode() not in text, "I14", f"{each} in {where}")
 
 
 def check_published(log: Log, published: Sequence[tuple[UUID, bytes]], since: int = 0) -> int:

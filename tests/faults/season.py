@@ -292,7 +292,7 @@ class Circle:
         is_kept = not overlapping and not self.has_kept_a_long_day and sum(entry.minutes for entry, _ in pending) > DAILY_CAP
         self.has_kept_a_long_day |= is_kept
         for entry, entry_id in pending:
-            last = await self._approve(who, entry, entry_id, "confirm" if is_kept else "") or last
+            last = await self._approve(who, entry, entry_id, "confirm" if is_kept and entry.minutes else "") or last
         if last is None:
             return
         for _ in range(2):

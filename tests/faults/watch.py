@@ -11,13 +11,13 @@ import asyncpg
 
 from deploy.local.environment import SERVICES
 from tests.faults.clients import Clients
-from tests.faults.invariants import BrokenError
+from tests.faults.invariants import BrokenError, need
 from tests.faults.system import System, until
 from tests.faults.tap import Tap
 from tests.faults.witness import CONNECT_WITHIN_S, Places
 
 LOOK_EVERY_S = 0.25
-LOOK_WITHIN_S = 3.0
+LOOK_WITHIN_S = 10.0
 LOOKS_KEPT = 4000
 
 Heads = Mapping[str, int]
@@ -56,6 +56,10 @@ class Watch:
     async def _look(self) -> None:
         now = monotonic()
         places = {service: await Places.of(await self._connection(service), service) for service in SERVICES}
+        tapped = {service: tap.position for service, tap in self.taps.items()}
+        for service, position in tapped.items():
+            sealed: int = await (await self._connection(service)).fetchval(_SEALED)
+            need(position <= sealed, "I5", f"{service} {position} is in Kafka, and sealed up to {sealed}")
         self._heads.append((now, {service: await self._head(service) for service in SERVICES}))
         readers = [(f"the topic of {log}", log, tap.position) for log, tap in self.taps.items()]
         for service, found in places.items():
@@ -97,3 +101,6 @@ class Watch:
         except AssertionError:
             in_doubt = len(doubted & clients.open.keys())
             raise BrokenError("I18", f"after {within:g} s behind: {self.behind}, and {in_doubt} commands in doubt") from None
+
+
+_SEALED = "SELECT coalesce(max(position), 0) FROM es.seal"

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,20 @@ import asyncpg
 from deploy.local.environment import SERVICES
 from tests.faults import invariants
 from tests.faults.clients import Asked, Clients
-from tests.faults.invariants import FOLDS, READERS, Fold, Hours, Log, Reader, Stored, check_authors, check_reactions, check_reader, need
+from tests.faults.invariants import (
+    FOLDS,
+    READERS,
+    Fold,
+    Hours,
+    Log,
+    Reader,
+    Stored,
+    check_authors,
+    check_private,
+    check_reactions,
+    check_reader,
+    need,
+)
 from tests.faults.system import System
 from tests.faults.tap import Tap, read_to_the_end
 
@@ -135,6 +149,7 @@ class Witness:
         self._answered = 0
         self._compared = dict.fromkeys(SERVICES, 0)
         self._sealed = dict.fromkeys(SERVICES, 0)
+        self._logs_read = Counter[Path]()
 
     async def look(self) -> None:
         """All invariants but the digests, up to where everything stands now. Raises BrokenError."""
@@ -143,6 +158,7 @@ class Witness:
         looked = {service: await self._look_at(service) for service in SERVICES}  # Consumers first: their logs are at least as long.
         for service in SERVICES:
             self._take(service, await stored(self.system, service, self.logs[service].head))
+        self._check_logs()
         for service, found in looked.items():
             log, tap = self.logs[service], self.taps[service]
             invariants.check_answers(log, [each for each in answered if each.service == service])
@@ -191,8 +207,20 @@ class Witness:
         log = self.logs[service]
         log.take(events)
         check_authors(events, self.clients.asked)
+        for each in events:
+            check_private(f"{service} {each.position}", each.payload)
         self._folds[service].reach(log, log.head)
         self.taps[service].wanted = log.head
+
+    def _check_logs(self) -> None:
+        """What our processes and the database servers have written since the last look."""
+        for file in (*self.system.folder.glob("*.log"), *self.system.folder.glob("postgres*/*.log")):
+            with file.open("rb") as log:
+                log.seek(self._logs_read[file])
+                text = log.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            check_private(file.name, whole)
+            self._logs_read[file] += len(whole)
 
     def _check_seals(self, service: str, seals: Sequence[tuple[int, int, bytes]]) -> None:
         """The chain of the log, in the database and in Kafka, is one (I4)."""

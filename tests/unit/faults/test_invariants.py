@@ -23,6 +23,7 @@ from tests.faults.invariants import (
     Table,
     check_answers,
     check_authors,
+    check_private,
     check_published,
     check_reactions,
     check_reader,
@@ -250,6 +251,13 @@ def test_a_reader_that_skips_or_repeats_shows_other_rows(spoil: Callable[[Table]
     spoil(shown)
     with broken("I13"):
         check_reader(READERS[0], fold, len(shown.rows), shown.digest)
+
+
+def test_nobodys_name_stands_where_it_can_be_read() -> None:
+    check_private("a log", b'{"event":"command_answered"}')
+    for said in ("赵小山".encode(), b"\\u8d75\\u5c0f\\u5c71", b"990000198001010019"):
+        with broken("I14"):
+            check_private("a log", b'{"reason":"' + said + b'"}')
 
 
 def test_a_table_knows_nothing_of_the_order_in_which_it_was_written() -> None:
