@@ -103,4 +103,6 @@ _KEEP: Final = """
         published = excluded.published, chain_hash = excluded.chain_hash, said_at = excluded.said_at, figures = excluded.figures,
         seen_at = clock_timestamp()
     WHERE consumer.head.said_at <= excluded.said_at
+        -- The relay's clock may have been wrong when it said the one or the other: a log that is longer has been spoken of later.
+        OR consumer.head.head < excluded.head OR consumer.head.said_at > clock_timestamp() + interval '5 s'
 """
