@@ -81,7 +81,7 @@ POINTS = {
     "looked-up": Point(Reactor, "react"),
     "reacted": Point(Reactor, "_send", after=True),
 }
-"""The crash points of F1 that lie in a process of ours (reliability.md 2.5); and `in-hand`: the views hold the next events of their own log."""
+"""The crash points of F1 that lie in a process of ours (reliability.md 2.5); `in-hand`: views hold the next events of their own log."""
 
 
 def say(what: str) -> None:

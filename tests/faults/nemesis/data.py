@@ -17,7 +17,6 @@ from pydantic_core import to_json
 from deploy.local.environment import SERVICES
 from shared import discards, kafka
 from shared.codec import EVENT_BYTES_MAX
-from shared.contracts.topics import MESSAGE_BYTES_MAX
 from shared.envelope import Stream
 from shared.errors import EventTooLargeError
 from shared.eventstore.store import PostgresStore, open_store
@@ -301,7 +300,7 @@ async def poison_in_the_topic(scene: Scene) -> None:
         (key, value, said(ce_actor=None)),
         (key, value, [*headers, *headers]),
         (key, value, said(ce_sequence=next_)),
-        (key, b"\0" * (MESSAGE_BYTES_MAX - 4096), said(ce_sequence=next_)),
+        (key, b"\0" * (kafka.RECORD_BYTES_MAX - 8192), said(ce_sequence=next_)),
     ]
     await put(scene, service, poison)
 
