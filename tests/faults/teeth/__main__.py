@@ -7,12 +7,14 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
@@ -55,22 +57,27 @@ def voices(why: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def hunt(bug: Bug) -> Outcome:
-    """Runs the harness on a broken copy, for as long as it may take."""
-    with tempfile.TemporaryDirectory(prefix=f"leifeng-{bug.code}-") as folder:
-        tree, own = Path(folder, "tree"), Path(folder, "tmp")
-        Path(folder).chmod(0o755)  # A database server runs as somebody else.
-        for each in (tree, own):
-            each.mkdir()
-        copy(tree)
-        try:
-            apply(bug.patch, tree)
-        except PatchError as error:
-            return Outcome(bug.code, bug.name, False, (), 0.0, str(error))
-        return _run(bug, tree, own)
+def hunt(bug: Bug, within: float) -> Outcome:
+    """Runs the harness on a broken copy, for as long as it may take. What was not caught leaves its folder behind."""
+    folder = Path(tempfile.mkdtemp(prefix=f"leifeng-{bug.code}-"))
+    folder.chmod(0o755)  # A database server runs as somebody else.
+    tree, own = folder / "tree", folder / "tmp"
+    for each in (tree, own):
+        each.mkdir()
+    copy(tree)
+    try:
+        apply(bug.patch, tree)
+    except PatchError as error:
+        outcome = Outcome(bug.code, bug.name, False, (), 0.0, str(error))
+    else:
+        outcome = _run(bug, tree, own, within)
+    if outcome.caught:
+        shutil.rmtree(folder)
+        return outcome
+    return replace(outcome, why=f"{outcome.why}; all of it is in {folder}")
 
 
-def _run(bug: Bug, tree: Path, own: Path) -> Outcome:
+def _run(bug: Bug, tree: Path, own: Path, within: float) -> Outcome:
     command = [sys.executable, "-m", "tests.faults", "--seed", str(bug.seed), "--only", bug.faults]
     command += ["--small"] if bug.small else []
     command += ["--minutes", str(bug.minutes)] if bug.minutes else []
@@ -81,15 +88,16 @@ def _run(bug: Bug, tree: Path, own: Path) -> Outcome:
             command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree), "TMPDIR": str(own)}, stdout=out, stderr=subprocess.STDOUT
         )
         try:
-            seconds = _until_seen(process, said, began)
-            in_time = seconds is not None
+            seen_at = _until_seen(process, said, began + within)
+            in_time = seen_at is not None
             if not in_time:
                 process.send_signal(signal.SIGTERM)
-            process.wait(ENDED_WITHIN_S)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDED_WITHIN_S)
         finally:
             process.kill()
             process.wait()
-    seconds = monotonic() - began if seconds is None else seconds
+    seconds = (seen_at or monotonic()) - began
     lines = said.read_text(errors="replace").splitlines()
     told = [each.read_text() for each in own.glob("*/why.txt")]
     if not in_time or process.returncode == 0 or not told:
@@ -100,11 +108,11 @@ def _run(bug: Bug, tree: Path, own: Path) -> Outcome:
     return Outcome(bug.code, bug.name, bool(right), right or spoke, seconds, "" if right else f"{first[:500]} ({spoke})")
 
 
-def _until_seen(process: "subprocess.Popen[bytes]", said: Path, began: float) -> float | None:
-    """Seconds until the run says that something has failed, or ends; None when neither came in time."""
-    while monotonic() - began < SEEN_WITHIN_S:
-        if process.poll() is not None or b"failed: " in said.read_bytes():
-            return monotonic() - began
+def _until_seen(process: "subprocess.Popen[bytes]", said: Path, end: float) -> float | None:
+    """When the run says that something has failed, or ends; None when neither came in time."""
+    while monotonic() < end:
+        if process.poll() is not None or any(word in said.read_bytes() for word in (b": failed: ", b": broken off ")):
+            return monotonic()
         sleep(0.1)
     return None
 
@@ -121,6 +129,9 @@ def main() -> None:
         "codes", nargs="*", choices=["", *(each.code for each in BUGS)], default="", metavar="B5", help="which; all if none is named"
     )
     parser.add_argument("--two", action="store_true", help="two, by turns")
+    parser.add_argument(
+        "--within", type=float, default=SEEN_WITHIN_S, help="seconds that each may take, on a machine that is busy otherwise"
+    )
     given = parser.parse_args()
     chosen = (
         of_today(datetime.now(UTC).date().toordinal())
@@ -129,7 +140,7 @@ def main() -> None:
     )
     outcomes = []
     for bug in chosen:
-        outcomes.append(hunt(bug))
+        outcomes.append(hunt(bug, given.within))
         print(outcomes[-1].line(), flush=True)
     caught = [each for each in outcomes if each.caught]
     mean = sum(each.seconds for each in caught) / max(len(caught), 1)
