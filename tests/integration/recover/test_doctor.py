@@ -1,8 +1,10 @@
 """`doctor` finds nothing in a healthy service, and names each thing that is not as it should be."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -33,6 +35,15 @@ async def set_retention(site: Site, value: str) -> None:
         await admin.close()
 
 
+async def publish_something(site: Site) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=site.kafka.servers)
+    await producer.start()
+    try:
+        await producer.send_and_wait(f"{site.prefix}{SERVICE}.events", b"of nobody")
+    finally:
+        await producer.stop()
+
+
 async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_each_thing(
     tmp_path: Path, own_postgres: Callable[..., LocalPostgres], kafka_server: LocalKafka
 ) -> None:
@@ -47,8 +58,8 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         assert healthy.code == 0, healthy.out
         assert {line.level for line in findings(healthy).values()} == {"ok"}, healthy.out
         assert list(findings(healthy)) == [
-            "migrations", "read models", "log", "roles", "parked keys", "consumers", "topics", "topic", "heads", "clocks", "keys", "durability", "disk",
-            "grants",
+            "migrations", "read models", "log", "roles", "parked keys", "consumers", "topics", "topic", "heads", "clocks", "keys",
+            "durability", "disk", "grants",
         ]  # fmt: skip
 
         assert (await site.run("log", "read-only", "--reason", "a test")).code == 0
@@ -59,6 +70,10 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
     for statement in (
         f'GRANT UPDATE ON es.event TO "{owner}_app"',
         f'GRANT SELECT ON keys.person TO "{owner}_reader"',
+        f'REVOKE INSERT ON consumer.parked FROM "{owner}_app"',
+        f'ALTER DATABASE "{owner}" SET synchronous_commit = off',
+        "ALTER TABLE es.event DISABLE TRIGGER ALL",
+        "UPDATE es.event SET recorded_at = recorded_at - interval '10 days'",
         "DELETE FROM public.migration WHERE set_name = 'eventstore' AND number = 2",
         "UPDATE consumer.views SET definition_hash = 'other'",
         "UPDATE consumer.head SET log_id = gen_random_uuid(), said_at = seen_at + interval '10 seconds'",
@@ -67,20 +82,26 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
     ):
         await site.sql(SERVICE, statement)
     await set_retention(site, "1000")
+    await publish_something(site)
     other_key = tmp_path / "other"
     other_key.write_text("ab" * 32)
     other_key.chmod(0o600)
-    spoiled = await run(SERVICE, site.environment(SERVICE) | {"REGISTRATION_KEY_FILE": str(other_key)}, "doctor")
+    spoiled = await run(SERVICE, site.environment(SERVICE) | {"REGISTRATION_KEY_FILE": str(other_key)}, "doctor", "--free-gb", "0.001")
     assert spoiled.code == 1
     found = findings(spoiled)
     assert {what: line.level for what, line in found.items()} == {
         "migrations": "bad", "read models": "warn", "log": "warn", "roles": "warn", "parked keys": "warn", "consumers": "bad",
-        "topics": "bad", "topic": "ok", "heads": "bad", "clocks": "bad", "keys": "bad", "durability": "ok", "disk": "ok", "grants": "bad",
+        "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "durability": "bad", "disk": "bad",
+        "grants": "bad",
     }  # fmt: skip
     assert "0002_decisions_are_appended_in_one_call.sql has not been applied" in found["migrations"].text
     assert "inbox paused" in found["roles"].text
     assert "retention.ms=1000, declared is -1" in found["topics"].text
+    assert "the last record of" in found["topic"].text
+    assert "synchronous_commit off" in found["durability"].text
+    assert re.search(r"more each day of the last 10; what is free lasts for \d days: make room", found["disk"].text)
     assert f"{owner}_app may UPDATE es.event; {owner}_reader may SELECT keys.person" in found["grants"].text
+    assert f"{owner}_app may not INSERT consumer.parked" in found["grants"].text
 
 
 async def test_a_database_or_a_broker_that_is_away_is_a_finding_and_no_crash(site: Site) -> None:
