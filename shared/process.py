@@ -34,7 +34,6 @@ from shared.eventstore.clock import log_clock
 from shared.eventstore.store import PostgresStore, ensure_log, open_store
 from shared.eventstore.submit import Commands
 from shared.http.api import Api
-from shared.http.app import build_app
 from shared.http.auth import Authenticator
 from shared.http.fields import CODES
 from shared.http.probes import probes
@@ -163,6 +162,8 @@ def command_line(service: Service[Any]) -> typer.Typer:
 
 async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
     """Serves until `stop` is set. Raises OSError when the port is taken."""
+    from shared.http.app import build_app  # FastAPI is a third of what a process loads at its start: only who serves pays for it.
+
     dsn = settings.postgres_dsn.get_secret_value()
     key = read_key(settings.key_file)
     roles = await _wait_for_database(dsn, stop)

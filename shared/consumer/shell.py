@@ -9,20 +9,20 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiokafka import ConsumerRecord
 from aiokafka import TopicPartition as Place
 from aiokafka.errors import KafkaError
-from faststream import AckPolicy
-from faststream.kafka import KafkaBroker, TopicPartition
-from faststream.kafka.message import KafkaMessage
 
 from shared import kafka, logs
 from shared.consumer.apply import BreakerError, DefinitionError, FencedError
 from shared.errors import LeifengError, NewerVersionError
 from shared.lifecycle import pause
 from shared.metrics import Metrics
+
+if TYPE_CHECKING:  # FastStream is a third of what a process loads at its start: only who subscribes pays for it.
+    from faststream.kafka.message import KafkaMessage
 
 RECORDS_MAX: Final = 500
 FETCH_MILLISECONDS: Final = 1000
@@ -100,12 +100,14 @@ async def together(*work: Coroutine[Any, Any, None]) -> None:
         raise errors.exceptions[0] from None
 
 
-async def as_they_came(messages: tuple[ConsumerRecord, ...]) -> KafkaMessage:
+async def as_they_came(messages: tuple[ConsumerRecord, ...]) -> "KafkaMessage":
     """The parser: it looks at nothing, so no header can lose a batch (FastStream's own decodes headers before the handler: F4)."""
+    from faststream.kafka.message import KafkaMessage
+
     return KafkaMessage(raw_message=messages, body=b"", consumer=_NOBODY)
 
 
-async def undecoded(message: KafkaMessage) -> Any:
+async def undecoded(message: "KafkaMessage") -> Any:
     """The decoder: the records themselves."""
     return message.raw_message
 
@@ -153,6 +155,9 @@ class Subscription:
             seconds = min(2 * seconds, RETRY_SECONDS_MAX)
 
     async def _connected(self) -> None:
+        from faststream import AckPolicy
+        from faststream.kafka import KafkaBroker, TopicPartition
+
         offset = await insist(self._reader.begin, self._stop, self._metrics, "begin")
         self._failed = asyncio.get_running_loop().create_future()
         broker = KafkaBroker(
