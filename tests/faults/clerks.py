@@ -17,7 +17,7 @@ IDLE_FROM = 5000
 """Their numbers."""
 HOLDERS = 40
 """People who are given roles."""
-READ_EVERY_S = 0.3
+READ_EVERY_S = 1.0
 SESSIONS = (
     ("registration", "/enrollments"),
     ("registration", "/volunteer-overview"),

@@ -111,7 +111,7 @@ class Run:
         self.profile = SMALL if options.small else PROFILES[options.profile]
         self.random = random.Random(options.seed)
         self.figures = Figures(options.profile, options.seed, report.commit())
-        self.folder = Path(tempfile.gettempdir()) / f"leifeng-faults-{options.profile}-{options.seed}"
+        self.folder = Path(tempfile.mkdtemp(prefix=f"leifeng-faults-{options.profile}-{options.seed}-"))
         self.happened = Counter[str]()
         self.clients: Clients | None = None
         self.began = monotonic()
@@ -119,8 +119,6 @@ class Run:
 
     async def play(self) -> None:
         """Raises when anything is not as it must be; whatever was started is ended."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
         self._say(f"profile {self.options.profile}, seed {self.options.seed}, commit {self.figures.commit}, logs in {self.folder}")
         jars = await asyncio.to_thread(class_path, JARS, Console())
         async with cluster(self.folder, jars, self.options.seed, small=self.options.small) as made:

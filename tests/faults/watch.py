@@ -16,7 +16,7 @@ from tests.faults.system import System, until
 from tests.faults.tap import Tap
 from tests.faults.witness import CONNECT_WITHIN_S, Places
 
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S = 0.4
 LOOK_WITHIN_S = 10.0
 LOOKS_KEPT = 4000
 
