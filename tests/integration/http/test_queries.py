@@ -37,6 +37,8 @@ async def test_a_page_comes_with_rows_freshness_and_the_way_on(client: Client) -
         "head": 14,
         "behind_events": 2,
         "as_of": NOW.isoformat().replace("+00:00", "Z"),
+        "discarded": 0,
+        "stopped": None,
     }
     assert body["parked"] == []
     assert answer.headers.get_list("freshness") == ["hours;applied=12;head=14;behind=2", "registration;applied=3;head=3;behind=0"]
