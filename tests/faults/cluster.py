@@ -179,7 +179,8 @@ async def cluster(folder: Path, class_path: str, seed: int, *, small: bool = Fal
         made.migrate()
         if not small:
             await made.follow(STANDBY_OF)
-        made.start(*PROCESSES)
+        for role in ROLES:  # Some at a time: all at once they would be late together.
+            made.start(*(f"{service}-{role}" for service in SERVICES))
         yield made
 
 

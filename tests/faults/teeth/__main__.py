@@ -89,23 +89,29 @@ def _run(bug: Bug, tree: Path, own: Path, within: float) -> Outcome:
         )
         try:
             seen_at = _until_seen(process, said, began + within)
-            in_time = seen_at is not None
-            if not in_time:
-                process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(ENDED_WITHIN_S)
-        finally:
-            process.kill()
-            process.wait()
+            if seen_at is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(ENDED_WITHIN_S)
+        finally:  # Told to end, a run ends all that it has started.
+            _end(process)
     seconds = (seen_at or monotonic()) - began
     lines = said.read_text(errors="replace").splitlines()
     told = [each.read_text() for each in own.glob("*/why.txt")]
-    if not in_time or process.returncode == 0 or not told:
+    if seen_at is None or process.returncode == 0 or not told:
         return Outcome(bug.code, bug.name, False, (), seconds, f"nobody has said anything; {lines[-1] if lines else 'no word at all'}")
     spoke = voices(told[0])
     right = [each for each in spoke if each in bug.voices]
     first = next((each for each in lines if each.startswith("FAILED")), "")
     return Outcome(bug.code, bug.name, bool(right), right or spoke, seconds, "" if right else f"{first[:500]} ({spoke})")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(ENDED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _until_seen(process: "subprocess.Popen[bytes]", said: Path, end: float) -> float | None:
@@ -133,6 +139,7 @@ def main() -> None:
         "--within", type=float, default=SEEN_WITHIN_S, help="seconds that each may take, on a machine that is busy otherwise"
     )
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     chosen = (
         of_today(datetime.now(UTC).date().toordinal())
         if given.two
