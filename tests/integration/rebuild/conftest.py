@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -18,6 +19,7 @@ from deploy.local.environment import base_url
 from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
+from shared.digest import digest_of
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import UNIT, Activity, Stage, accepted, on, rows
 
@@ -34,17 +36,18 @@ class Ran:
 
 
 class Operator:
-    """Somebody at the command line."""
+    """Somebody at the command line, with the code of a checkout."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, checkout: Path = CHECKOUT) -> None:
         self.stack = stack
+        self.checkout = checkout
 
     def start(self, service: str, *words: str) -> Child:
         """Begins a command."""
         name = f"{service}-operator-{uuid4().hex[:8]}"
         command = [sys.executable, "-m", f"services.{service}", *words]
         environment = {**os.environ, **self.stack.environment(service)}
-        return Child(name, command, log=self.stack.folder / f"{name}.log", environment=environment, directory=CHECKOUT)
+        return Child(name, command, log=self.stack.folder / f"{name}.log", environment=environment, directory=self.checkout)
 
     async def end(self, child: Child) -> Ran:
         """Waits for its end."""
@@ -63,9 +66,11 @@ class Operator:
         assert ran.code == 0, ran.out[-3000:]
         return ran.out
 
-    async def digest(self, service: str, *words: str) -> str:
-        """Digests of all tables and the positions, without the name of the schema."""
-        return (await self.done(service, "digest", *words)).partition(" at ")[2]
+    async def digest(self, service: str) -> str:
+        """Positions, then rows and digest of each table, as the command prints them."""
+        found = await digest_of(self.stack.dsn(service))
+        positions = ", ".join(f"{source} {position}" for source, position in found.positions.items())
+        return "\n".join([positions, *(f"{said}  {rows:>9}  {name}" for name, (rows, said) in found.tables.items())])
 
     async def live(self, service: str) -> str:
         """The schema that is live."""

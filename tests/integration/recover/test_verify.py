@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -18,15 +19,26 @@ EVENTS = 40
 COMMANDS = 8
 
 
-@pytest.fixture
-async def log(database: Databases, kafka_server: LocalKafka, topic_prefix: str) -> AsyncIterator[Log]:
-    """Eight commands of five events, sealed and published."""
-    async with opened(database(), kafka_server.servers, topic_prefix) as made:
+@pytest.fixture(scope="module")
+async def published(database: Databases, kafka_server: LocalKafka) -> tuple[str, list[Raw]]:
+    """Eight commands of five events, sealed and published: the database to copy, and what lies in the topic."""
+    dsn = database()
+    async with opened(dsn, kafka_server.servers, f"t{uuid4().hex[:12]}.") as made:
         async with made.relaying():
             for _ in range(COMMANDS):
                 await made.append(EVENTS // COMMANDS)
             await until(lambda: made.is_whole(EVENTS))
             await until(lambda: _is_marked(made))
+        return dsn, await records(made)
+
+
+@pytest.fixture
+async def log(published: tuple[str, list[Raw]], database: Databases, kafka_server: LocalKafka, topic_prefix: str) -> AsyncIterator[Log]:
+    """A copy of both, which a test may spoil."""
+    dsn, lying = published
+    async with opened(database(dsn), kafka_server.servers, topic_prefix) as made:
+        await made.ensure_topics()
+        await made.put(lying)
         yield made
 
 

@@ -210,8 +210,18 @@ async def opened(dsn: str, servers: str, prefix: str, *, statement_seconds: floa
             await store.close()
 
 
+@pytest.fixture(scope="session")
+async def migrated(database: Databases) -> str:
+    """A database to copy, in which no log was made yet."""
+    dsn = database()
+    connection = await connect(dsn, "migrate")
+    await migrate(connection, [eventstore.MIGRATIONS])
+    await connection.close()
+    return dsn
+
+
 @pytest.fixture
-async def log(database: Databases, kafka_server: LocalKafka, topic_prefix: str) -> AsyncIterator[Log]:
+async def log(migrated: str, database: Databases, kafka_server: LocalKafka, topic_prefix: str) -> AsyncIterator[Log]:
     """A log without events, on the shared servers."""
-    async with opened(database(), kafka_server.servers, topic_prefix) as made:
+    async with opened(database(migrated), kafka_server.servers, topic_prefix) as made:
         yield made
