@@ -162,7 +162,17 @@ def _tail_cut(world: World, service: Service) -> None:
 def _record_withheld(world: World, service: Service) -> None:
     if service.topic.records:
         service.topic.put(world.chance.randrange(len(service.topic.records)), (), instead_of=1)
-        _none_of_ours(service)
+        _made_anew(service)
+
+
+def _made_anew(service: Service) -> None:
+    """A topic is rewritten by making it anew, and its records then lie elsewhere; by that the relay sees it.
+
+    Were the last one that it has read where it was, it would go on from there. What is amiss before it is then found by `verify`, and by
+    whoever reads the topic from its start.
+    """
+    service.topic.put(0, [STRANGER] * 7)
+    _none_of_ours(service)
 
 
 def _none_of_ours(service: Service) -> None:
@@ -172,17 +182,14 @@ def _none_of_ours(service: Service) -> None:
 
 
 def _bad_copy(world: World, service: Service) -> None:
-    """The topic was made anew from a copy in which one bit is another one, and every record lies further behind.
-
-    One that lies where it lay and was read back before is found by `verify`, and by whoever reads the topic from its start.
-    """
+    """One bit of a payload is another one."""
     if service.topic.records:
         at = world.chance.randrange(len(service.topic.records))
         record = service.topic.records[at]
         value = bytearray(record.value or b"")
         value[world.chance.randrange(len(value))] ^= 1 << world.chance.randrange(8)
         service.topic.put(at, [replace(record, value=bytes(value))], instead_of=1)
-        service.topic.put(0, [STRANGER] * 7)
+        _made_anew(service)
 
 
 def _page_repeated(world: World, service: Service) -> None:
@@ -195,6 +202,7 @@ def _stranger_between(world: World, service: Service) -> None:
     """A record that no relay of ours has written; not at the end, where readers hold it for the next one, damaged, until that comes."""
     if len(service.topic.records) > 1:
         service.topic.put(world.chance.randint(1, len(service.topic.records) - 1), [STRANGER])
+        _made_anew(service)
 
 
 def _second_owner(world: World, service: Service) -> None:

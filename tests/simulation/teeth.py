@@ -177,16 +177,6 @@ def _deadline_asked_at_another_now() -> AbstractContextManager[None]:
     return instead(deadlines, _fire=broken)
 
 
-def _deadline_of_a_later_fact_forgotten() -> AbstractContextManager[None]:
-    forget = "DELETE FROM consumer.deadline WHERE name = $1 AND key = $2 AND set_by = $3"
-
-    async def broken(session: Session, name: str, key: str, _set_by: UUID) -> list[Row]:
-        await session.put(None, "deadline", name, key)
-        return []
-
-    return instead(database, STATEMENTS={**database.STATEMENTS, forget: broken})
-
-
 def _refused_out_of_memory() -> AbstractContextManager[None]:
     append = Commands._append
 
@@ -224,7 +214,6 @@ TEETH: Final[dict[str, Callable[[], AbstractContextManager[None]]]] = {
         _deadlines_named_anew_each_time,
         _deadline_forgotten_before_it_is_answered,
         _deadline_asked_at_another_now,
-        _deadline_of_a_later_fact_forgotten,
         _refused_out_of_memory,
         _command_named_anew_at_each_try,
     )
