@@ -200,7 +200,7 @@ HERE: Final[Mapping[str, Callable[[Figures], bool]]] = {
         min(f.of("db_pool_connections", pool="store", state="open")) >= 1
         and min(f.of("db_pool_connections", pool="worker", state="open")) >= 1
     ),
-    "db_pool_wait_seconds": lambda f: all(min(f.of("db_pool_wait_seconds_count", pool=each)) > 0 for each in ("store", "reads", "worker")),
+    "db_pool_wait_seconds": lambda f: all(max(f.of("db_pool_wait_seconds_count", pool=each)) > 0 for each in ("store", "reads", "worker")),
     "db_errors_total": lambda f: sum(f.of("db_errors_total", "recognition-api", pool="lane")) >= 1,
     "build_info": lambda f: f.of("build_info") == [1.0] * 6,
 }

@@ -15,7 +15,10 @@ COMPARED: Final = {
     ("recognition", "volunteers"), ("recognition", "minutes"),
 }  # fmt: skip
 
-_MINUTES: Final = "UPDATE lookup.confirmed_minutes SET minutes = minutes {} 7 WHERE volunteer_id::text = (SELECT min(volunteer_id::text) FROM views_1.stars)"
+_MINUTES: Final = (
+    "UPDATE lookup.confirmed_minutes SET minutes = minutes {} 7 "
+    "WHERE volunteer_id::text = (SELECT min(volunteer_id::text) FROM views_1.stars)"
+)
 _VOLUNTEERS: Final = "UPDATE lookup.volunteers SET volunteer_id = translate(volunteer_id::text, '0a', 'a0')::uuid"
 CHANGES: Final = {"recognition": (_MINUTES.format("-"), _MINUTES.format("+")), "hours": (_VOLUNTEERS, _VOLUNTEERS)}
 """What is planted, and how it is undone."""
