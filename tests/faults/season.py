@@ -324,7 +324,9 @@ class Circle:
 
         await until(are_there, self.clients.patience, f"what {person.volunteer_id} served", every=0.2)
         ids = {(UUID(row["activity_id"]), datetime.fromisoformat(row["starts_at"]), row["minutes"]): row["entry_id"] for row in found}
-        assert len(ids) == len(found) == len(expected), f"{found}, and by the count {expected}"
+        wanted = {(entry.activity_id, entry.starts_at, entry.minutes) for entry in expected}
+        assert len(found) == len(expected), f"{found}, and by the count {expected}"
+        assert ids.keys() == wanted, f"{found}, and by the count {expected}"
         return [(entry, ids[entry.activity_id, entry.starts_at, entry.minutes]) for entry in expected]
 
     async def _race(self, who: UUID, both: tuple[tuple[Entry, str], tuple[Entry, str]]) -> Asked | None:

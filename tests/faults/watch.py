@@ -19,6 +19,8 @@ from tests.faults.witness import CONNECT_WITHIN_S, Places
 LOOK_EVERY_S = 0.4
 LOOK_WITHIN_S = 10.0
 LOOKS_KEPT = 4000
+DENSE_LAST = 500
+"""So many of the last positions are looked at each time."""
 
 Heads = Mapping[str, int]
 
@@ -74,7 +76,14 @@ class Watch:
 
     async def _head(self, service: str) -> int:
         connection = await self._connection(service)
-        head: int = await connection.fetchval("SELECT coalesce(max(position), 0) FROM es.event")
+        row = await connection.fetchrow(_HEAD, DENSE_LAST)
+        assert row is not None
+        head: int = row["head"]
+        need(
+            row["last"] == min(head, DENSE_LAST),
+            "I4",
+            f"{service}: of the last {DENSE_LAST} positions up to {head} there are {row['last']}",
+        )
         self.taps[service].wanted = head
         return head
 
@@ -103,4 +112,8 @@ class Watch:
             raise BrokenError("I18", f"after {within:g} s behind: {self.behind}, and {in_doubt} commands in doubt") from None
 
 
+_HEAD = """
+    SELECT coalesce(max(position), 0) AS head, count(*) AS last
+    FROM (SELECT position FROM es.event ORDER BY position DESC LIMIT $1) AS each
+"""
 _SEALED = "SELECT coalesce(max(position), 0) FROM es.seal"
