@@ -145,7 +145,7 @@ async def _is_read(scene: Scene, name: str, within: float) -> float:
 
 
 FAULTS: tuple[Fault, ...] = (
-    Fault("F26.1", "latency of 300 ± 200 ms", 30, True, BOTH, partial(_slow, Rules(delay_s=0.3, jitter_s=0.2))),
+    Fault("F26.1", "round trips of 300 ± 200 ms", 30, True, BOTH, partial(_slow, Rules(delay_s=0.15, jitter_s=0.1))),
     Fault("F26.2", "a wire of 64 kbit/s", 30, True, BOTH, partial(_slow, Rules(bytes_per_s=8_000))),
     Fault("F26.3", "slices of 1 to 7 bytes", 30, True, BOTH, partial(_slow, Rules(sliced=True))),
     Fault("F27.1", "black holes", 15, False, BOTH, _black_holes),
