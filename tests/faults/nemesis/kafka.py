@@ -168,6 +168,39 @@ async def _group_offsets_lost(scene: Scene) -> None:
     await scene.answers()
 
 
+async def _beyond_the_end(scene: Scene) -> None:
+    """A consumer remembers the offset of another Kafka, far beyond the end, and nobody says anything new: it finds what it lacks."""
+    service = scene.random.choice(_ASKED_WHATEVER_HAPPENS)
+    cluster, clients = scene.cluster, scene.clients
+    await _ordered(scene, service, "pause")
+    try:
+        await scene.answers(ANSWERS_MEANWHILE, service=service)
+        clients.going_on.clear()
+        await until(lambda: not clients.open, ANSWERED_WITHIN_S, "an answer to what was asked")
+        ((head,),) = await cluster.sql(service, "SELECT max(position) FROM es.event")
+        assert await cluster.sql(service, _MOVED_BEYOND_THE_END, service, head), "the views lack nothing"
+        await _ordered(scene, service, "resume")
+        took = await shown(scene, service, head, within=NOTICED_WITHIN_S)
+        print(f"the views of {service} had an offset beyond the end: all was shown after {took:.1f} s")
+        scene.happened["offset beyond the end"] += 1
+    finally:
+        clients.going_on.set()
+        await _ordered(scene, service, "resume")
+
+
+_MOVED_BEYOND_THE_END = """
+    UPDATE consumer.position SET kafka_offset = kafka_offset + 1000000
+    WHERE consumer = 'views' AND log = $1 AND applied < $2 RETURNING kafka_offset
+"""
+_ASKED_WHATEVER_HAPPENS = ("registration", "recognition")
+"""The clerks go on there while some read model stands still."""
+
+
+async def _ordered(scene: Scene, service: str, what: str) -> None:
+    code, said = await operate(scene, service, "role", what, "views", "--reason", "a fault of the harness")
+    assert code == 0, said
+
+
 async def _rewind(cluster: Cluster, group: str, topic: str) -> None:
     place = only_partition(f"{cluster.prefix}{topic}")
     consumer = AIOKafkaConsumer(bootstrap_servers=cluster.kafka.servers, group_id=f"{cluster.prefix}{group}", enable_auto_commit=False)
