@@ -7,6 +7,7 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from deploy.local.environment import SERVICES
 from tests.faults import world
@@ -107,7 +108,7 @@ async def over_midnight(scene: Scene) -> None:
             path = f"/activities/{world.activity_of(published)}/attendance/{who}/{what}"
             asked = await clients.ask("hours", *KIOSK, path, {}, after=[enrolled.token])
             assert asked.accepted, asked
-        entries: list[dict[str, str]] = []
+        entries: list[dict[str, Any]] = []
 
         async def are_proposed() -> bool:
             entries[:] = await clients.rows("hours", "/confirm-queue", volunteer=str(who))

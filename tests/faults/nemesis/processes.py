@@ -20,8 +20,8 @@ from deploy.local.children import Child
 from deploy.local.environment import SERVICES
 from shared.states import APPEND_LOCK
 from shared.worker import IDLE_SECONDS, ROLES
-from tests.faults.launcher import HERE
 from tests.faults.nemesis.fault import BOTH, Fault, Scene, Skipped
+from tests.faults.orders import HERE
 from tests.faults.system import EXIT_SECONDS_MAX, until
 
 REACHED_WITHIN_S = 90.0
