@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -186,12 +187,15 @@ def _reacted(world: World) -> Iterator[str]:
     causes, records = world.services["registration"].store.records, world.services[DECIDING].store.records
     expected = expected_of_reactions(causes, expected_of(causes, TYPES["registration"], "inbox"))
     yield from _parked(world.services[DECIDING].database, "reactions", "inbox", "registration", "reactions", expected)
-    known = {record.event_id for record in causes}
-    followed = Counter((record.causation_id, record.type) for record in records if record.causation_id in known)
-    wanted = Counter[tuple[UUID | None, str]]()
+    known, own = {record.event_id for record in causes}, {record.event_id for record in records}
+    for record in records:
+        if record.causation_id not in known | own:
+            yield f"{DECIDING} {record.position} follows from nothing"
+    followed = Counter((str(record.causation_id), record.type) for record in records if record.causation_id in known)
+    wanted = Counter[tuple[str, str]]()
     opened_by = defaultdict[str, list[int]](list)
     for position, key in expected.applied:
-        cause, number = causes[position - 1].event_id, body(causes[position - 1])["number"]
+        cause, number = str(causes[position - 1].event_id), body(causes[position - 1])["number"]
         wanted.update([(cause, Opened.TYPE), (cause, Extended.TYPE)][: programme.commands_for(number)])
         opened_by[key].append(number)
     if followed != wanted:
@@ -204,18 +208,26 @@ def _reacted(world: World) -> Iterator[str]:
         yield f"reactions of a key are out of order: {dict(opened)} and not {dict(opened_by)}"
 
 
+def _grouped(records: Sequence[Record]) -> dict[tuple[UUID | None, str], list[Record]]:
+    """By cause and type."""
+    found = defaultdict[tuple[UUID | None, str], list[Record]](list)
+    for record in records:
+        found[record.causation_id, record.type].append(record)
+    return found
+
+
 def _fired(world: World) -> Iterator[str]:
     """Every deadline has fired once, not before it was due, unless a later fact took its place first."""
     records = world.services[DECIDING].store.records
     setters = {record.event_id: record for record in records if record.type in (Opened.TYPE, Extended.TYPE)}
     last = {body(record)["number"]: record for record in setters.values()}
     fired = [record for record in records if record.causation_id in setters]
-    for (cause, type_), times in Counter((record.causation_id, record.type) for record in fired).items():
-        if times > 1:
-            yield f"the deadline of {body(setters[cause])['number']} has fired {times} times, {type_}"
+    for (_, type_), found in _grouped(fired).items():
+        if len(found) > 1:
+            yield f"the deadline of {body(found[0])['number']} has fired {len(found)} times, {type_}"
     for record in fired:
-        assert record.causation_id is not None
-        if record.time.isoformat() < body(setters[record.causation_id])["due_at"].replace("Z", "+00:00"):
+        due_at = body(next(each for each in setters.values() if each.event_id == record.causation_id))["due_at"]
+        if record.time < datetime.fromisoformat(due_at):
             yield f"{record.position} was fired before it was due"
     for number, setter in last.items():
         own = [record for record in fired if body(record)["number"] == number]
