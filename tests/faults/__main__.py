@@ -2,8 +2,12 @@
 
 import argparse
 import asyncio
+import fcntl
 import signal
 import sys
+import tempfile
+from pathlib import Path
+from typing import TextIO
 
 from tests.faults.nemesis.fault import LONG, SMOKE
 from tests.faults.run import Options, Run
@@ -21,6 +25,17 @@ async def _within_its_time(run: Run) -> None:
         await run.play()
 
 
+def _alone() -> TextIO:
+    """Waits until no other run goes on here, and keeps others waiting until it is closed: two would miss their goals by one another."""
+    lock = (Path(tempfile.gettempdir()) / "leifeng-faults.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another run of the faults goes on on this machine: waiting for its end", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def main() -> None:
     """Ends with 1 when anything was not as it must be."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
@@ -32,12 +47,15 @@ def main() -> None:
         "--small", action="store_true", help="one broker, one PostgreSQL and few people: not for faults of brokers and standbys"
     )
     given = parser.parse_args()
+    alone = _alone()
     run = Run(Options(given.profile, given.seed, frozenset(filter(None, given.only.split(","))), given.minutes, given.small))
     try:
         asyncio.run(_within_its_time(run))
     except BaseException as error:  # noqa: BLE001  # Also when it was interrupted: what is known so far is kept.
         run.keep_failure(error)
         sys.exit(1)
+    finally:
+        alone.close()
 
 
 if __name__ == "__main__":
