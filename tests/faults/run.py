@@ -77,11 +77,11 @@ ALWAYS = (
 )  # fmt: skip
 """What every whole run must have met."""
 BY_FAULT = {
-    "F5": "fenced zombie",
-    "F6": "relay past its lock",
-    "F25": "lock lost inside a batch",
+    "F5.1": "fenced zombie",
+    "F6.1": "relay past its lock",
+    "F25.2": "lock lost inside a batch",
     "F30": "hole published again",
-    "F31": "parked key",
+    "F31.1": "parked key",
 }
 """What it must have met when the fault has struck."""
 
@@ -254,7 +254,7 @@ class Run:
 
     def _check_claims(self) -> None:
         """A run in which what it is for did not happen has shown nothing."""
-        codes = {each.kind for each in self.figures.faults if each.survived}
+        codes = {each.code for each in self.figures.faults if each.survived}
         claimed = [*ALWAYS, *(fact for code, fact in BY_FAULT.items() if code in codes)]
         never = [fact for fact in claimed if not self.happened[fact]]
         assert not never, f"never happened: {never}"
