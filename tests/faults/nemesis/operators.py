@@ -4,7 +4,6 @@ import asyncio
 import os
 import sys
 from datetime import date, timedelta
-from functools import partial
 
 from deploy.local.environment import SERVICES
 from deploy.local.places import CHECKOUT
@@ -102,10 +101,10 @@ async def rebuilt_twice(scene: Scene) -> None:
 
 
 async def migrated_twice(scene: Scene) -> None:
-    """Two migrations of every service at once, under load: all end well, and nothing has changed."""
-    services = [service for service in SERVICES for _ in range(2)]
-    ends = await asyncio.gather(*map(partial(operate, scene), services, ["migrate"] * len(services)))
-    assert [code for code, _ in ends] == [0] * len(services), ends
+    """Two migrations of a service at once, under load: both end well, and nothing has changed."""
+    service = scene.random.choice(SERVICES)
+    ends = await asyncio.gather(*(operate(scene, service, "migrate") for _ in range(2)))
+    assert [code for code, _ in ends] == [0, 0], ends
     await scene.answers(10)
     scene.happened["migrated twice at once"] += 1
 
