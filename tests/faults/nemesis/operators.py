@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from datetime import date, timedelta
+from functools import partial
 
 from deploy.local.environment import SERVICES
 from deploy.local.places import CHECKOUT
