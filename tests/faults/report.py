@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -25,6 +26,8 @@ class Struck:
     began: float
     lasted: float = 0.0
     recovery: float | None = None
+    silence: float = 0.0
+    """For how long nothing at all was answered while it lasted."""
     outcome: str = "struck"
     """`as expected`, `skipped: ...`, or what went wrong."""
 
@@ -97,6 +100,12 @@ def availability(history: Sequence[Asked], struck: Sequence[tuple[float, float]]
     during = [asked for asked in history if any(begin <= asked.began_at <= end for begin, end in struck)]
     soon = sum(asked.answered_at - asked.began_at <= ANSWER_WITHIN_S for asked in during)
     return 100 * soon / len(during) if during else 100.0
+
+
+def longest_silence(begin: float, end: float, history: Sequence[Asked]) -> float:
+    """Between two instants, the longest time without any answer."""
+    times = [begin, *sorted(asked.answered_at for asked in history if begin <= asked.answered_at <= end), end]
+    return max(after - before for before, after in pairwise(times))
 
 
 def _spread(seconds: Sequence[float]) -> tuple[float, float, float]:

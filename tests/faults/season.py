@@ -14,12 +14,10 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from tests.faults import world
 from tests.faults.clients import Asked, Clients
 from tests.faults.model import DAILY_CAP, OVER_AFTER, Activity, Entry, Volunteer
-from tests.faults.system import until
+from tests.faults.system import ABSENT, until
 from tests.faults.world import KIOSK, LEADER, at
 
 PEOPLE = 8
@@ -65,7 +63,7 @@ class CommonClock:
                 async with asyncio.timeout(TRAVEL_S):
                     await self._travel(instant)
                 break
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except ABSENT:
                 await asyncio.sleep(0.5)
         self.now = instant
 

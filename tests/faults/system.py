@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
+import asyncpg
 import httpx
 
 from deploy.local.children import Child, Identity
@@ -17,6 +18,8 @@ from tests.e2e.stack import Stack
 
 PROCESSES = tuple(f"{service}-{role}" for service in SERVICES for role in ("api", "worker"))
 EXIT_SECONDS_MAX = 30.0
+ABSENT = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What a connection of our own to a database raises that suffers a fault."""
 
 
 class System(Stack):

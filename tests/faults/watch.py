@@ -12,7 +12,7 @@ import asyncpg
 from deploy.local.environment import SERVICES
 from tests.faults.clients import Clients
 from tests.faults.invariants import BrokenError, need
-from tests.faults.system import System, until
+from tests.faults.system import ABSENT, System, until
 from tests.faults.tap import Tap
 from tests.faults.witness import CONNECT_WITHIN_S, Places
 
@@ -47,7 +47,7 @@ class Watch:
                 try:
                     async with asyncio.timeout(LOOK_WITHIN_S):
                         await self._look()
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                except ABSENT:
                     await self._drop()
                 self.lag = monotonic() - self.caught_up_at if self.caught_up_at else 0.0
                 self.lag_max = max(self.lag, self.lag_max)
@@ -95,7 +95,7 @@ class Watch:
     async def _drop(self) -> None:
         while self._connections:
             _, connection = self._connections.popitem()
-            with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with suppress(*ABSENT):
                 await connection.close(timeout=1)
 
     async def recovered(self, clients: Clients, healed_at: float, within: float) -> float:

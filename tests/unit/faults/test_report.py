@@ -7,12 +7,12 @@ from pathlib import Path
 from tests.faults.clients import Asked
 from tests.faults.nemesis import FAULTS
 from tests.faults.nemesis.fault import SMOKE
-from tests.faults.report import Figures, Struck, availability
+from tests.faults.report import Figures, Struck, availability, longest_silence
 from tests.faults.run import BY_FAULT, in_turn, kind_of
 
 
 def struck(code: str, recovery: float | None, outcome: str = "as expected") -> Struck:
-    return Struck(code, "postmaster killed", 5, False, 10.0, 2.0, recovery, outcome)
+    return Struck(code, "postmaster killed", 5, False, 10.0, 2.0, recovery, outcome=outcome)
 
 
 def test_a_fault_is_one_line_and_a_missed_goal_is_said() -> None:
@@ -39,6 +39,15 @@ def test_available_is_what_was_answered_while_somebody_waited() -> None:
     assert availability(history, []) == 100
 
 
+def test_the_longest_silence_is_between_answers_and_at_both_ends() -> None:
+    def asked(at: float) -> Asked:
+        return Asked("hours", ("p", "kiosk", "u"), "/x", {}, "k", answered_at=at)
+
+    assert longest_silence(0, 10, [asked(1), asked(4), asked(2), asked(9), asked(30)]) == 5
+    assert longest_silence(0, 10, [asked(7)]) == 7
+    assert longest_silence(0, 10, []) == 10
+
+
 def test_each_kind_of_fault_comes_before_any_comes_again() -> None:
     chosen = [each for each in FAULTS if SMOKE in each.profiles]
     kinds = {kind_of(each) for each in chosen}
@@ -50,4 +59,4 @@ def test_each_kind_of_fault_comes_before_any_comes_again() -> None:
 
 
 def test_what_is_claimed_of_a_fault_is_of_one_that_there_is() -> None:
-    assert set(BY_FAULT) <= {kind_of(each) for each in FAULTS}
+    assert set(BY_FAULT) <= {each.code for each in FAULTS}
