@@ -272,6 +272,7 @@ async def test_a_topic_that_is_lost_is_complete_again(site: Site) -> None:
 
 
 async def test_an_older_dump_is_restored_and_nothing_is_missing(site: Site) -> None:
+    await site.adopt()
     page = Runbook(site, "restore-an-older-backup.md")
     assert len(page.blocks) == 5
     await page.follow(0)
