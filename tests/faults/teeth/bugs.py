@@ -66,7 +66,7 @@ def _bug(code: str, faults: str, *voices: str, minutes: float | None = None, sma
     return Bug(code, faults, frozenset(voices), minutes, small)
 
 
-_WHO_MISS_IT: Final = ("clients._is_the_same", "clerks._role", "clerks._consent", "season._judge_seats", "season._sees_own")
+_WHO_MISS_IT: Final = ("clients._is_the_same", "clerks._role", "clerks._consent", "season._judge_seats", "I12")
 """An answer that is taken back is missed by the next who builds upon it."""
 
 BUGS: Final = (
@@ -76,9 +76,9 @@ BUGS: Final = (
     _bug("B4", "F1.4", "I4", minutes=3),
     _bug("B5", "F1.8", "I5", minutes=3),
     _bug("B6", "F30", "processes.shown", "data.spoilt_on_its_way", minutes=3),
-    _bug("B7", "F3", "I13", minutes=3),
-    _bug("B8", "F29.1", "I13", "clerks._session", "data._are_dropped", minutes=3),
-    _bug("B9", "F5.2", "I13", "clerks._session", "processes.two_consumers", minutes=3),
+    _bug("B7", "F3", "I13", "I12", minutes=3),
+    _bug("B8", "F29.1", "I13", "I12", "data._are_dropped", minutes=3),
+    _bug("B9", "F5.1", "I13", "I12", "processes.sleeping_consumer", minutes=3),
     _bug("B10", "F24.3", "processes.shown", minutes=3),
     _bug("B11", "F1.13", "I9", "season._judge_seats", minutes=3),
     _bug("B13", "F1.13", "I8", "season._race", "season._approve", minutes=3),
