@@ -92,7 +92,7 @@ def reactors(
 
 
 class _ChangedError(TransientError):
-    """Keys were released while their reactions were under way: look again."""
+    """Keys were released while their reactions were under way, or what was done is done: look again."""
 
 
 def deadline_fold(say: Deadlines) -> Fold:
@@ -214,6 +214,9 @@ class Reactor(Generic[L]):
                 self.place = was
                 self._metrics.consumer_events_total.labels("reactions", "fenced").inc(len(entries))
                 raise
+            self._unsure = None
+            if self.place.position != place.position:
+                raise _ChangedError from None  # The try before went through, and went less far: the look-ups have read on since.
         except Exception:
             self._unsure = place
             raise

@@ -1,8 +1,11 @@
 """A service's database with the tables of consumers, and a topic to read from."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import count
+from typing import Any
 
 import pytest
 
@@ -45,6 +48,28 @@ class Base:
     def counted(self, result: str, name: str = "inbox") -> float:
         """A sample of `consumer_events_total`."""
         return float(self.metrics.consumer_events_total.labels(name, result)._value.get())
+
+
+@contextmanager
+def losing_the_answer(reader: Any, loan: int = 1) -> Iterator[None]:
+    """In this block what a reader commits on its n-th loan of a connection goes through, and the reader hears of a lost connection."""
+    pool, loans = reader._pool, count(1)
+
+    class Losing:
+        fetchval = pool.fetchval
+
+        @asynccontextmanager
+        async def acquire(self, **within: float) -> AsyncIterator[Any]:
+            async with pool.acquire(**within) as connection:
+                yield connection
+            if next(loans) == loan:
+                raise ConnectionResetError
+
+    reader._pool = Losing()
+    try:
+        yield
+    finally:
+        reader._pool = pool
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from shared.consumer.apply import BEHIND, BreakerError, Consumer, FencedError, P
 from shared.consumer.values import Fact
 from shared.errors import NewerVersionError
 from shared.postgres import Connection
-from tests.integration.consumer.conftest import Base
+from tests.integration.consumer.conftest import Base, losing_the_answer
 from tests.integration.consumer.log import CODEC, POISON, Counted, Ignored, Log, Message, Noted, forgiving, part, tally
 
 Bases = Callable[[], Awaitable[Base]]
@@ -223,29 +223,8 @@ async def test_a_zombie_is_fenced_and_changes_nothing(base: Base) -> None:
 async def test_a_commit_whose_answer_was_lost_is_recognised(base: Base) -> None:
     log, reader = Log(), await consumer(base)
     messages = log.count(("a", 1), ("b", 2))
-    pool = reader._pool
-
-    class LosesTheAnswer:
-        """The commit goes through, the client hears of a lost connection."""
-
-        def acquire(self, timeout: float) -> object:
-            outer = pool.acquire(timeout=timeout)
-
-            class Lost:
-                async def __aenter__(self) -> object:
-                    return await outer.__aenter__()
-
-                async def __aexit__(self, *error: object) -> None:
-                    await outer.__aexit__(*error)
-                    if error[0] is None:
-                        raise ConnectionResetError
-
-            return Lost()
-
-    reader._pool = LosesTheAnswer()  # type: ignore[assignment]
-    with pytest.raises(ConnectionResetError):
+    with losing_the_answer(reader), pytest.raises(ConnectionResetError):
         await reader.take(messages)
-    reader._pool = pool
     await reader.take(messages)
     assert reader.position == 2
     assert await base.tallied() == [(1, "a", 1), (2, "b", 2)]

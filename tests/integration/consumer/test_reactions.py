@@ -14,10 +14,10 @@ from deploy.local.kafka import LocalKafka
 from shared import ids, parked
 from shared.application import Command
 from shared.consumer.apply import BEHIND, FencedError, Part
-from shared.consumer.shell import Reader, Subscription
+from shared.consumer.shell import Reader, Subscription, insist
 from shared.consumer.values import Fact, NotYetError, Reaction, system_actor
 from shared.errors import StoreUnavailableError
-from tests.integration.consumer.conftest import Base
+from tests.integration.consumer.conftest import Base, losing_the_answer
 from tests.integration.consumer.deciding import COUNT, ECHO, SERVICE, Deciding, Number, decide
 from tests.integration.consumer.log import POISON, Counted, Log, create_topic, forgiving, part, publish, tally
 from tests.integration.consumer.test_shell import WITHIN, until
@@ -102,6 +102,19 @@ async def test_what_may_pass_is_tried_again_and_the_command_is_still_done_once(s
     await service.reactor(away_at_first).take(messages)
     assert await service.counted() == [1, -1, 2, -2]
     assert tries == [1, 1, -1, -1, 2, -2]
+
+
+async def test_when_an_answer_is_lost_and_the_look_ups_read_on_meanwhile_reactions_stand_where_the_database_says(service: Deciding) -> None:
+    log = Log()
+    messages = log.count(("a", 1), ("a", 2))
+    look_ups, reactor = await service.look_ups(), service.reactor()
+    await look_ups.take(messages[:1])
+    with losing_the_answer(reactor, loan=2), pytest.raises(ConnectionResetError):  # The first loan only looks.
+        await reactor.take(messages)
+    await look_ups.take(messages)
+    await insist(lambda: reactor.take(messages), asyncio.Event(), service.base.metrics, "test")
+    assert (reactor.position, await reacted(service.base)) == (2, 2)
+    assert await service.counted() == [1, -1, 2, -2]
 
 
 async def test_a_reaction_that_fails_for_good_parks_its_key_at_the_reactions_and_its_release_goes_in_order(service: Deciding) -> None:
