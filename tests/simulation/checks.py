@@ -139,7 +139,7 @@ async def _replayed(world: World) -> Database:
             reader, messages = Consumer(part, pool, METRICS[DECIDING]), list(world.services[part.source].topic.records)
             await reader.begin()
             while messages:
-                count = world.chance.randint(1, 9)
+                count = world.chance.randint(1, 30)
                 await reader.take(messages[:count])
                 del messages[:count]
     return database

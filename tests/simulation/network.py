@@ -12,7 +12,7 @@ from tests.simulation.loop import Life, whose
 T = TypeVar("T")
 
 SECONDS_MEAN: Final = 0.004
-DELAYED_SHARE: Final = 0.6
+DELAYED_SHARE: Final = 0.5
 """The other calls are through before anybody else moves."""
 SLEEP_SECONDS_MAX: Final = 20.0
 SLOW_SECONDS_MAX: Final = 9.0

@@ -69,8 +69,8 @@ async def _play(seed: int, world: World) -> Outcome:
             for number in (1, 2):
                 world.start_api(service, f"{service.name}-api-{number}")
         world.start_worker(service, f"{service.name}-worker")
-    clients = [world.ask(services[SOURCES[0]], chance.randint(2, 6)) for _ in range(2)]
-    clients.append(world.ask(services[SOURCES[1]], chance.randint(1, 4)))
+    clients = [world.ask(services[SOURCES[0]], chance.randint(1, 5)) for _ in range(2)]
+    clients.append(world.ask(services[SOURCES[1]], chance.randint(1, 3)))
     accidents = _accidents(world)
     try:
         async with asyncio.timeout(10 * PEACE_SECONDS_MAX):
