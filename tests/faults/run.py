@@ -56,7 +56,7 @@ PROFILES = {
     SMOKE: Profile(8, 1.8, 14, 12, 110, 30, 20_000, 120, 500, 0),
     LONG: Profile(60, 6, 28, 12, 130, 400, 300_000, 1800, 5000, 600),
 }
-SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 60, 100, 0)
+SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 120, 100, 0)
 """For what is looked for by seeded bugs, one at a time."""
 IMPATIENT = 0.02
 MISCHIEF = 0.2
