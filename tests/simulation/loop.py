@@ -47,8 +47,7 @@ class Life:
         self.is_dead = False
         self.sleeps_until = 0.0
         self.clock_seconds = 0.0
-        self.clock_strobes = False
-        """By how much its wall clock is wrong, and whether it is wrong in another way each time it is asked."""
+        """By how much its wall clock is wrong."""
         self.cut_off: list[Callable[[], None]] = []
         """What its servers do when it is gone, or sleeps in the middle of a transaction for too long."""
         self._tasks: dict[asyncio.Task[Any], None] = {}

@@ -69,6 +69,9 @@ async def _play(seed: int, world: World) -> Outcome:
             for number in (1, 2):
                 world.start_api(service, f"{service.name}-api-{number}")
         world.start_worker(service, f"{service.name}-worker")
+    if chance.random() < 0.3:
+        _clock_strobing(world, services[DECIDING])
+        world.happened["clock strobing"] += 1
     clients = [world.ask(services[SOURCES[0]], chance.randint(1, 5)) for _ in range(2)]
     clients.append(world.ask(services[SOURCES[1]], chance.randint(1, 3)))
     accidents = _accidents(world)
@@ -99,8 +102,9 @@ async def _come_to_rest(world: World) -> None:
     world.network.weather = Weather()
     world.network.say("peace")
     for service in world.services.values():
+        service.clock_strobes = False
         for name, life in list(service.lives.items()):
-            life.clock_seconds, life.clock_strobes = 0.0, False
+            life.clock_seconds = 0.0
             if name.endswith("worker-2"):
                 life.end()
     until = world.now() + PEACE_SECONDS_MAX
@@ -225,8 +229,7 @@ def _clock_stepped(world: World, service: Service) -> None:
 
 
 def _clock_strobing(_world: World, service: Service) -> None:
-    for life in service.lives.values():
-        life.clock_strobes = True
+    service.clock_strobes = True
 
 
 def _database_restarted(_world: World, service: Service) -> None:

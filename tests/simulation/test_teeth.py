@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.run import simulate
 from tests.simulation.teeth import TEETH
 
-SEEDS_MAX = 300
+SEEDS_MAX = 1000
 
 
 @pytest.mark.parametrize("name", TEETH)

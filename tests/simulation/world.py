@@ -61,6 +61,8 @@ class Service:
     topic: Topic
     lives: dict[str, Life] = field(default_factory=dict)
     apis: dict[str, Commands[Any]] = field(default_factory=dict)
+    clock_strobes: bool = False
+    """Whether its clocks are wrong in another way each time they are asked."""
     ears: list[Callable[..., None]] = field(default_factory=list)
     """Who is told of an append, if the word is not lost."""
     expected: list[tuple[bytes, Any]] = field(default_factory=list)
@@ -257,14 +259,14 @@ class World:
         """`submit` of a process, with a memory of its own."""
 
         async def clock() -> datetime:
-            return self.wall_clock(life)
+            return self.wall_clock(service, life)
 
         keys = MemoryKeys()
         return Commands(RemoteStore(service, self.network), service.codec, keys, pool, NO_CLAIMS, clock, METRICS[service.name])
 
-    def wall_clock(self, life: Life) -> datetime:
+    def wall_clock(self, service: Service, life: Life) -> datetime:
         """What a process takes for the time of day."""
-        wrong = life.clock_seconds + (self.chance.uniform(-2.0, 2.0) if life.clock_strobes else 0.0)
+        wrong = life.clock_seconds + (self.chance.uniform(-2.0, 2.0) if service.clock_strobes else 0.0)
         return _BEGIN + timedelta(seconds=self.now() + wrong)
 
     def start_api(self, service: Service, name: str) -> None:
@@ -358,7 +360,7 @@ class World:
             await reading[source].caught_up()
 
         async def clock() -> datetime:
-            return self.wall_clock(life)
+            return self.wall_clock(service, life)
 
         reactor = Reactor(parts[0], setting, commands.submit, pool, caught_up, self.stop)
         await ordered(
