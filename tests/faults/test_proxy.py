@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
 import pytest
@@ -197,5 +197,6 @@ async def test_exactly_one_answer_is_swallowed_and_the_server_has_heard_what_it_
 
 async def test_an_edge_can_be_led_elsewhere_and_a_server_that_is_away_resets(edge: Proxy) -> None:
     edge.aim(*free_ports(1))
-    async with connected(edge) as ends:
-        await is_reset(ends)
+    with suppress(ConnectionResetError):  # It may come before the connection is known to stand.
+        async with connected(edge) as ends:
+            await is_reset(ends)
