@@ -16,8 +16,11 @@ from shared.http.problems import ProblemError
 from shared.http.query import Freshness
 from shared.postgres import Connection, Pool
 
-AGAIN_SECONDS: Final = 0.01
-"""Between two looks at a position that has not been reached; a look is one read by primary key."""
+AGAIN_SECONDS: Final = (0.01, 0.1)
+"""Between two looks at a position that has not been reached, at first and at most; a look is one read by primary key.
+
+Who has waited for long looks less often: while readers are behind, many wait, and each look takes time from those who catch up.
+"""
 
 
 class Waits:
@@ -62,6 +65,7 @@ class Waits:
         return {source: position for source, (_, position) in required.items()}
 
     async def _reach(self, consumer: str, source: str, log_id: UUID, position: int, until: float, *, reacted: bool) -> None:
+        pause, pause_max = AGAIN_SECONDS
         while True:
             row = await self._pool.fetchrow(_SELECT_POSITION, consumer, source)
             if row is not None and row["log_id"] is not None and row["log_id"] != log_id:
@@ -70,7 +74,8 @@ class Waits:
                 return
             if monotonic() >= until:
                 raise NotCaughtUpError(f"{source} {position}")
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, pause_max)
 
     async def freshness(self, connection: Connection) -> Sequence[Freshness]:
         """How far the views stand in each log they read, also where they have not begun.

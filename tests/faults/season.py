@@ -107,6 +107,8 @@ class Circle:
         self.registered: dict[UUID, Asked] = {}
         self.happened = Counter[str]()
         self.programme: Asked
+        self._approved: dict[UUID, tuple[Asked, list[tuple[Entry, str]]]] = {}
+        """Of the last day that was counted: the last change of the person's account, and what counts."""
         self.has_kept_a_long_day = False
         """One day above the cap is confirmed as it was served, whatever chance does with the others."""
 
@@ -148,11 +150,11 @@ class Circle:
         asked, first = [], self.registered[who]
         for activity in self._shuffled(activities):
             asked.append(await world.enroll(self.clients, activity.activity_id, who, after=first))
-            if asked[-1].accepted and self._chance(0.1):
+            if asked[-1].accepted and self._chance(0.05):
                 await self._sees_own(activity, who, asked[-1], {"seated", "waiting", "offered"})
             if asked[-1].accepted and self._chance(0.3):
                 asked.append(await world.withdraw(self.clients, activity.activity_id, who, after=first))
-                if self._chance(0.2):
+                if self._chance(0.1):
                     await self._sees_own(activity, who, asked[-1], {"withdrawn"})
                 if self._chance(0.5):
                     asked.append(await world.enroll(self.clients, activity.activity_id, who, after=first))
@@ -272,12 +274,12 @@ class Circle:
     # -- What was served
 
     async def count(self, day: Day) -> None:
-        """Approves what everybody served, in each person's own order, and applies for stars."""
+        """What was approved the day before wins stars; then everybody's time is approved, in each person's own order."""
         await asyncio.gather(*(self._count(day, who) for who in self.people))
 
     async def _count(self, day: Day, who: UUID) -> None:
-        person = self.people[who]
-        pending = await self._pending(day, person)
+        await self._honour(who)
+        pending = await self._pending(day, self.people[who])
         overlapping = [
             (one, other)
             for place, one in enumerate(pending)
@@ -292,16 +294,21 @@ class Circle:
         self.has_kept_a_long_day |= is_kept
         for entry, entry_id in pending:
             last = await self._approve(who, entry, entry_id, "confirm" if is_kept and entry.minutes else "") or last
-        if last is None:
+        if last is not None:
+            self._approved[who] = last, [] if is_kept else [each for each in pending if each[0].state == "counted"]
+
+    async def _honour(self, who: UUID) -> None:
+        """Two applications; and now and then what they rest on is corrected, which may lose stars."""
+        if who not in self._approved:
             return
+        person, (last, entries) = self.people[who], self._approved.pop(who)
         for _ in range(2):
             await self._apply_for_star(person, last)
-        for entry, entry_id in pending:
-            if entry.state == "counted" and not is_kept and self._chance(0.3):
-                last = await self._approve(who, entry, entry_id, "correct" if self._chance(0.8) else "reverse") or last
-                self.happened["star lost"] += person.lose_stars()
-                held = await self.clients.rows("recognition", "/stars", after=[last.token], volunteer=str(who))
-                assert {each["stars"] for each in held} == person.stars, f"{held} of {who}, {person.stars} by the count"
+        if entries and self._chance(0.45):
+            last = await self._approve(who, *self.random.choice(entries), "correct" if self._chance(0.8) else "reverse") or last
+            self.happened["star lost"] += person.lose_stars()
+            held = await self.clients.rows("recognition", "/stars", after=[last.token], volunteer=str(who))
+            assert {each["stars"] for each in held} == person.stars, f"{held} of {who}, {person.stars} by the count"
 
     async def _apply_for_star(self, person: Volunteer, after: Asked) -> None:
         who = person.volunteer_id
