@@ -1,6 +1,7 @@
 """People who ask until they know: a command is repeated with the same key until it is answered, and every answer is kept."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,19 +9,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID, uuid4, uuid5
-
-import httpx
 
 from deploy.local.environment import SERVICES
 from deploy.local.keys import person_id
 from tests.faults.system import System
+from tests.faults.wire import CutOffError, NobodyThereError, Wire
 
 KNOWN_WITHIN_S = 60.0
 ANSWER_WITHIN_S = 5.0
 """Longer than this nobody waits for an answer, whatever happens to the database."""
 IMPATIENT_S = (0.001, 0.006)
 """Some give up so early that nobody knows whether the command was heard."""
+CUT_OFF = "cut off"
+"""How `not_decided` counts a connection that ended in the middle."""
 AGAIN_S = (0.05, 0.5)
 """Between two attempts: at first, and at most."""
 IN_FLIGHT_MAX = 16
@@ -151,12 +154,12 @@ class Clients:
         self._pace = None if per_second is None else Pace(per_second)
         self._turns = {service: asyncio.Semaphore(IN_FLIGHT_MAX) for service in SERVICES}
         self._random = random.Random(seed)
-        self._http = httpx.AsyncClient(limits=httpx.Limits(max_connections=128, max_keepalive_connections=64))
+        self._wire = Wire()
         self._tokens: dict[tuple[str, str, str], tuple[float, str]] = {}
         self._shunned: dict[str, float] = {}
 
     async def close(self) -> None:
-        await self._http.aclose()
+        self._wire.close()
 
     @property
     def accepted(self) -> list[Asked]:
@@ -265,29 +268,30 @@ class Clients:
             began, door = monotonic(), through or self._door(asked.service)
             self.in_flight[asked.service] += 1
             try:
-                response = await self._http.post(
+                reply = await self._wire.ask(
+                    "POST",
                     f"{self.system.url(door)}/api/v1{asked.path}",
-                    json=dict(asked.body),
-                    headers=headers | self.headers(asked.who),
-                    timeout=self._random.uniform(*IMPATIENT_S) if hurried else ANSWER_WITHIN_S + 1,
+                    headers | self.headers(asked.who),
+                    json.dumps(dict(asked.body)).encode(),
+                    self._random.uniform(*IMPATIENT_S) if hurried else ANSWER_WITHIN_S + 1,
                 )
-            except httpx.ConnectError:
+            except NobodyThereError:
                 self._shun(door)
                 self.not_decided["nobody there"] += 1
-            except httpx.TransportError as error:
+            except (CutOffError, TimeoutError) as error:
                 if not hurried:
                     self._shun(door)
                 asked.unknown += 1
-                self.not_decided[type(error).__name__] += 1
+                self.not_decided[CUT_OFF if isinstance(error, CutOffError) else "no answer"] += 1
             else:
                 self.slowest = max(self.slowest, monotonic() - began)
-                said: dict[str, Any] = response.json()
-                assert response.status_code != 500, said
+                said: dict[str, Any] = json.loads(reply.body)
+                assert reply.status != 500, said
                 if said.get("code") not in NOT_DECIDED:
-                    asked.status, asked.answer, asked.answered_at = response.status_code, said, monotonic()
-                    asked.was_replayed = "idempotency-replayed" in response.headers
+                    asked.status, asked.answer, asked.answered_at = reply.status, said, monotonic()
+                    asked.was_replayed = bool(reply.header("idempotency-replayed"))
                     return
-                assert said["code"] not in SAYS_WHEN or "retry-after" in response.headers
+                assert said["code"] not in SAYS_WHEN or reply.header("retry-after")
                 asked.unknown += said["code"] == "store_unavailable"
                 self.not_decided[said["code"]] += 1
             finally:
@@ -311,19 +315,20 @@ class Clients:
         while True:
             door = self._door(service)
             try:
-                response = await self._http.get(
-                    f"{self.system.url(door)}/api/v1{path}",
-                    params={**filters, "limit": "200"},
-                    headers=headers | self.headers(("局长甲", "bureau_admin", "bureau")),
-                    timeout=ANSWER_WITHIN_S + 1,
+                reply = await self._wire.ask(
+                    "GET",
+                    f"{self.system.url(door)}/api/v1{path}?{urlencode({**filters, 'limit': '200'})}",
+                    headers | self.headers(("局长甲", "bureau_admin", "bureau")),
+                    b"",
+                    ANSWER_WITHIN_S + 1,
                 )
-            except httpx.TransportError:
+            except (NobodyThereError, CutOffError, TimeoutError):
                 self._shun(door)
             else:
-                if response.status_code == 200:
-                    said = response.json()
-                    return Seen(said["items"], tuple(response.headers.get_list("position")), frozenset(said["parked"]))
-                assert response.status_code in {409, 503} or response.json()["code"] == "token_expired", response.text
+                said = json.loads(reply.body)
+                if reply.status == 200:
+                    return Seen(said["items"], tuple(reply.header("position")), frozenset(said["parked"]))
+                assert reply.status in {409, 503} or said["code"] == "token_expired", said
             assert monotonic() < end, f"{path} is not answered"
             await asyncio.sleep(AGAIN_S[1])
 

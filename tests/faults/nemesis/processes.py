@@ -20,6 +20,7 @@ from deploy.local.children import Child
 from deploy.local.environment import SERVICES
 from shared.states import APPEND_LOCK
 from shared.worker import IDLE_SECONDS, ROLES
+from tests.faults.clients import CUT_OFF
 from tests.faults.nemesis.fault import BOTH, Fault, Scene, Skipped
 from tests.faults.orders import HERE
 from tests.faults.system import EXIT_SECONDS_MAX, until
@@ -28,7 +29,7 @@ REACHED_WITHIN_S = 90.0
 """Clients go round: a point of any service is passed again within this time."""
 TAKEN_WITHIN_S = 30.0
 PAST_THE_LOCK_S = IDLE_SECONDS + 3.0
-CUT_OFF = ("ReadError", "WriteError", "RemoteProtocolError", "store_unavailable")
+ENDED_BADLY = (CUT_OFF, "store_unavailable")
 """How a request fails whose process ends badly."""
 
 
@@ -212,12 +213,12 @@ async def drain(scene: Scene) -> None:
     cluster, service = scene.cluster, scene.random.choice(SERVICES)
     for name in sorted(each for each in cluster.processes if each.startswith(service) and each not in _PASSING):
         await scene.answers(10)
-        before = [scene.clients.not_decided[each] for each in CUT_OFF]
+        before = [scene.clients.not_decided[each] for each in ENDED_BADLY]
         try:
             began = monotonic()
             assert await cluster.ended(name, within=EXIT_SECONDS_MAX) == {name: 0}
             print(f"{name} ended in {monotonic() - began:.1f} s")
-            assert [scene.clients.not_decided[each] for each in CUT_OFF] == before, f"{name} cut a request off"
+            assert [scene.clients.not_decided[each] for each in ENDED_BADLY] == before, f"{name} cut a request off"
         finally:
             cluster.kill(name)
             cluster.launch(name)
