@@ -32,7 +32,8 @@ APPEND_LOCK = (5104202001 >> 32, 5104202001 & 0xFFFFFFFF)
 """Of `es.append`, as pg_locks shows it."""
 POOLS = {"store": STORE_CONNECTIONS_MAX, "reads": READ_CONNECTIONS_MAX, "worker": WORKER_CONNECTIONS_MAX}
 RATE_BESIDE_A_SNAPSHOT_MIN = 0.75
-WAL_SPARE_MB = 24
+WAL_SPARE_MB = 120
+"""Several segments: with the ballast gone there is room for the next ones, however many work has begun meanwhile."""
 
 _WAITS_FOR_APPEND = """
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = $1 AND objid = $2 AND NOT granted ORDER BY waitstart LIMIT 1
