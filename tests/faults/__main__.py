@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import fcntl
+import logging
 import signal
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def main() -> None:
         "--small", action="store_true", help="one broker, one PostgreSQL and few people: not for faults of brokers and standbys"
     )
     given = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # What its brokers suffer is known here.
     alone = _alone()
     run = Run(Options(given.profile, given.seed, frozenset(filter(None, given.only.split(","))), given.minutes, given.small))
     try:

@@ -50,11 +50,13 @@ class Profile:
     """Of the keys, so many are asked once more at the end."""
     digests_every: float
     """Seconds; 0: at the end only."""
+    recovery_max: float = 120
+    """Seconds after which a run that is not long does not wait any more, whatever the goal."""
 
 
 PROFILES = {
     SMOKE: Profile(8, 1.8, 14, 12, 110, 30, 20_000, 120, 500, 0),
-    LONG: Profile(60, 6, 28, 12, 130, 400, 300_000, 1800, 5000, 600),
+    LONG: Profile(60, 6, 28, 12, 130, 400, 300_000, 1800, 5000, 600, 1200),
 }
 SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 120, 100, 0)
 """For what is looked for by seeded bugs, one at a time."""
@@ -206,7 +208,7 @@ class Run:
             struck.lasted = healed_at - began
             struck.silence = longest_silence(began, healed_at, scene.clients.history[known:])
             need(not fault.tolerated or struck.silence < SILENCE_SECONDS_MAX, "I18", f"nothing was answered for {struck.silence:.1f} s")
-            within = max(GOAL_TIMES * fault.goal_seconds, RECOVERY_SECONDS_MIN)
+            within = min(max(GOAL_TIMES * fault.goal_seconds, RECOVERY_SECONDS_MIN), self.profile.recovery_max)
             struck.recovery = await watch.recovered(scene.clients, healed_at, within)
             await witness.look()
             struck.outcome = "as expected"

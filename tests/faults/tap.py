@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -71,10 +71,17 @@ class Tap:
 
     async def follow(self, system: System) -> None:
         """Takes what comes, for ever: through lost brokers, topics that are wiped and made anew, and holes that are filled later."""
+        me = asyncio.current_task()
+        assert me is not None
         while True:
-            with suppress(KafkaError, OSError, TimeoutError):
+            try:
                 async with _reader(system, self.service) as consumer:
                     await self._follow(consumer)
+            except (KafkaError, OSError, TimeoutError):
+                pass
+            except asyncio.CancelledError:
+                if me.cancelling():  # Otherwise it was a task of the client's own, which it cancels when brokers go away.
+                    raise
             await asyncio.sleep(AGAIN_S)
 
     async def _follow(self, consumer: AIOKafkaConsumer) -> None:
