@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from shared import logs
-from shared.postgres import Connection, quote
+from shared.postgres import Connection, connect, quote
 
 LOCK_KEY: Final = 5_104_202_017
 """Advisory lock of whoever migrates a database."""
@@ -59,6 +59,15 @@ class MigrationError(Exception):
 async def roles_of(connection: Connection) -> Roles:
     """The roles of the database that `connection` is logged in to: its owner is who logged in."""
     return Roles(await connection.fetchval("SELECT session_user"))
+
+
+async def roles_at(dsn: str) -> Roles:
+    """The same, for a database in which nothing else is to be done as its owner. Raises postgres.ABSENT."""
+    connection = await connect(dsn, "roles")
+    try:
+        return await roles_of(connection)
+    finally:
+        await connection.close(timeout=2)
 
 
 async def migrate(connection: Connection, sets: Sequence[MigrationSet]) -> int:

@@ -19,7 +19,7 @@ from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.doctor import Line, Patient, examine
 from shared.eventstore.refusals import ROWS, ROWS_MAX, Wanted, list_refusals
 from shared.kafka import LOST_ERRORS
-from shared.migrate import MigrationSet, roles_of
+from shared.migrate import MigrationSet, roles_at, roles_of
 from shared.postgres import ABSENT, Connection, connect, open_pool
 from shared.privacy import PersonalKeys
 from shared.recover import RecoverError, Recovery, recover
@@ -165,10 +165,7 @@ async def _doctor(operated: Operated, settings: Settings, free_gb: float | None)
 async def _reconcile(operated: Operated, settings: Settings, within: float) -> None:
     dsn, name, until = settings.postgres_dsn.get_secret_value(), f"{operated.name} reconcile", monotonic() + within
     try:
-        connection = await connect(dsn, name)
-        roles = await roles_of(connection)
-        await connection.close(timeout=5)
-        async with open_pool(dsn, name, 1, role=roles.app, statement_seconds=STATEMENT_SECONDS_MAX) as pool:
+        async with open_pool(dsn, name, 1, role=(await roles_at(dsn)).app, statement_seconds=STATEMENT_SECONDS_MAX) as pool:
             found = await compare(pool, operated.consumers)
             while any(each.difference is None for each in found) and monotonic() < until:
                 await asyncio.sleep(LOOK_SECONDS)

@@ -42,7 +42,7 @@ from shared.http.serve import serve
 from shared.kafka import LOST_ERRORS, ensure_topics
 from shared.lifecycle import Heartbeat, eventually, every, stop_on_signals
 from shared.metrics import Metrics
-from shared.migrate import MigrationSet, Roles, migrate, roles_of
+from shared.migrate import MigrationSet, Roles, migrate, roles_at, roles_of
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
 from shared.relay import TRANSIENT, Relay
@@ -323,18 +323,10 @@ async def _wait_for_database(dsn: str, stop: asyncio.Event) -> Roles | None:
     """The roles of the database once it answers; None when the process is told to stop before."""
     while not stop.is_set():
         try:
-            return await eventually("database", lambda: _roles(dsn), _ABSENT, within_seconds=5.0)
+            return await eventually("database", lambda: roles_at(dsn), _ABSENT, within_seconds=5.0)
         except _ABSENT as error:
             _log.warning("database_absent", error=type(error).__qualname__)
     return None
-
-
-async def _roles(dsn: str) -> Roles:
-    connection = await connect(dsn, "start")
-    try:
-        return await roles_of(connection)
-    finally:
-        await connection.close(timeout=2)
 
 
 @asynccontextmanager
@@ -402,7 +394,7 @@ async def _at_hand(service: Service[L], settings: Settings) -> AsyncIterator[rel
     dsn = settings.postgres_dsn.get_secret_value()
     metrics = Metrics(service.name, VERSION)
     async with (
-        open_pool(dsn, f"{service.name} parked", READ_CONNECTIONS_MAX, role=(await _roles(dsn)).app) as pool,
+        open_pool(dsn, f"{service.name} parked", READ_CONNECTIONS_MAX, role=(await roles_at(dsn)).app) as pool,
         _engine(service, pool, read_key(settings.key_file), metrics) as engine,
     ):
         setting = _setting(service, engine, settings, pool, metrics)

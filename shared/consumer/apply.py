@@ -266,10 +266,20 @@ class Breaker:
             if row["keys"] > BREAKER_KEYS_MAX or (row["keys"] >= BREAKER_SHARE_FROM_KEYS and share > BREAKER_SHARE_MAX):
                 raise BreakerError(consumer, source, stage, row["reason"], row["keys"])
 
+    async def stand_still(self, pool: Pool, error: BreakerError) -> None:
+        """After the transaction that `check` ended: says to everybody that the consumer stands still."""
+        await pool.execute(_STAND_STILL, *error.row)
+
     async def go_on(self, connection: Connection, consumer: str, source: str, stage: Stage) -> None:
         """In the transaction that gets past: it does not stand still any more."""
         if self.is_tripped:
             await connection.execute(_GO_ON, consumer, source, stage)
+
+
+def tally(metrics: Metrics, consumer: str, result: str, number: int) -> None:
+    """Counts what became of so many events."""
+    if number:
+        metrics.consumer_events_total.labels(consumer, result).inc(number)
 
 
 class Consumer:
@@ -321,7 +331,7 @@ class Consumer:
                 async with self._pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction():
                     parked, discarded = await self._apply(connection, run, reads, place)
             except BreakerError as error:
-                await self._pool.execute(STOPPED, *error.row)
+                await self._breaker.stand_still(self._pool, error)
                 raise
             except FencedError:
                 was, schema = self.place, self._schema
@@ -383,8 +393,7 @@ class Consumer:
         return len(parks), len(reads) - len(kept)
 
     def _count(self, result: str, number: int) -> None:
-        if number:
-            self._metrics.consumer_events_total.labels(self.part.consumer, result).inc(number)
+        tally(self._metrics, self.part.consumer, result, number)
 
 
 class _Batch:
@@ -457,6 +466,8 @@ async def given_up(connection: "Connection | Pool", part: Part, entries: Sequenc
     What was given up for `views` is given up in every schema of read models, also in one that is being built.
     """
     ids = [each.record.event_id for each in entries]
+    if not ids:
+        return set()
     rows = await connection.fetch(_SELECT_DISCARDED, part.consumer.partition("@")[0], part.source, stages, ids)
     return {row["event_id"] for row in rows}
 
@@ -502,7 +513,7 @@ _RECENTLY_BLOCKED: Final = """
         ))
     GROUP BY reason
 """
-STOPPED: Final = """
+_STAND_STILL: Final = """
     INSERT INTO consumer.stopped (consumer, log, stage, reason, keys) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (consumer, log, stage) DO UPDATE SET reason = excluded.reason, keys = excluded.keys
 """

@@ -71,8 +71,8 @@ class Reconciliation:
 
     async def look(self) -> None:
         """Counts what is to be counted now. Call it every `LOOK_SECONDS`. Raises what the database raises."""
-        for each in self._consumers.figures:
-            async with _snapshot(self._pool) as connection:
+        async with _snapshot(self._pool) as connection:
+            for each in self._consumers.figures:
                 await self._look_at(connection, each)
 
     async def _look_at(self, connection: Connection, figure: Figure) -> None:
@@ -104,8 +104,8 @@ def foreign(consumers: Consumers[Any]) -> Sequence[Figure]:
 async def compare(pool: Pool, consumers: Consumers[Any]) -> Sequence[Compared]:
     """Every foreign figure, counted here and now, beside what its owner said last. Raises what the database raises."""
     definition, found = definition_hash(consumers.projections), list[Compared]()
-    for each in foreign(consumers):
-        async with _snapshot(pool) as connection:
+    async with _snapshot(pool) as connection:
+        for each in foreign(consumers):
             place = await find(connection, consumers.service, definition, each)
             found.append(Compared(each, place, None if place.hindered == _OTHER else await count(connection, each, place.position)))
     return found

@@ -16,7 +16,6 @@ from shared.consumer.apply import (
     BEHIND,
     DETERMINISTIC,
     POOL_WAIT_SECONDS,
-    STOPPED,
     Breaker,
     BreakerError,
     Consumer,
@@ -33,6 +32,7 @@ from shared.consumer.apply import (
     given_up,
     open_sealed,
     park,
+    tally,
 )
 from shared.consumer.setting import Setting
 from shared.consumer.shell import FINAL, StoppedError, insist, together
@@ -205,14 +205,14 @@ class Reactor(Generic[L]):
                     await self._breaker.check(connection, "inbox", self.part.source, "reactions")
                 await self._breaker.go_on(connection, "inbox", self.part.source, "reactions")
         except BreakerError as error:
-            await self._pool.execute(STOPPED, *error.row)
+            await self._breaker.stand_still(self._pool, error)
             raise
         except FencedError:
             was = self.place
             await self.begin()
             if self._unsure is None or self.place.position != self._unsure.position or self.place.hash != self._unsure.hash:
                 self.place = was
-                self._metrics.consumer_events_total.labels("reactions", "fenced").inc(len(entries))
+                self._count("fenced", len(entries))
                 raise
             self._unsure = None
             if self.place.position != place.position:
@@ -221,11 +221,12 @@ class Reactor(Generic[L]):
             self._unsure = place
             raise
         self.place, self._unsure, self._breaker.is_tripped = place, None, False
-        for result, count in (
-            ("parked", len(parks)), ("discarded", len(picture.gone)), ("applied", len(entries) - len(parks) - len(picture.gone))
-        ):  # fmt: skip
-            if count:
-                self._metrics.consumer_events_total.labels("reactions", result).inc(count)
+        self._count("parked", len(parks))
+        self._count("discarded", len(picture.gone))
+        self._count("applied", len(entries) - len(parks) - len(picture.gone))
+
+    def _count(self, result: str, number: int) -> None:
+        tally(self._metrics, "reactions", result, number)
 
     async def _move(self, connection: Connection, place: Place) -> None:
         was = self.place

@@ -13,7 +13,6 @@ from uuid import UUID
 DAILY_CAP = 480
 OVER_AFTER = timedelta(minutes=120)
 """How long after the end a check-out is accepted."""
-OFFERS_END_BEFORE = timedelta(hours=2)
 
 
 @dataclass

@@ -504,7 +504,7 @@ STATEMENTS: Final[Mapping[str, Statement]] = {
     apply._BLOCK: _block,
     apply._SELECT_BLOCKED: _select_blocked,
     apply._RECENTLY_BLOCKED: _recently_blocked,
-    apply.STOPPED: _stopped,
+    apply._STAND_STILL: _stopped,
     apply._GO_ON: _go_on,
     apply._SELECT_DISCARDED: _select_discarded,
     inbox._SELECT_REACTED: _select_reacted,

@@ -92,7 +92,7 @@ ARGUMENTS: Final[Mapping[str, Arguments]] = {
     apply._PARK: lambda c: (consumer(c), log(c), position(c), key(c), "a.type", b"{}", b"payload", why(c), stage(c)),
     apply._BLOCK: lambda c: (consumer(c), log(c), stage(c), key(c), why(c)),
     apply._SELECT_BLOCKED: lambda c: (consumer(c), log(c), stage(c), ["a", key(c)] if c.random() < 0.5 else ["c"]),
-    apply.STOPPED: lambda c: (consumer(c), log(c), stage(c), why(c), position(c)),
+    apply._STAND_STILL: lambda c: (consumer(c), log(c), stage(c), why(c), position(c)),
     apply._GO_ON: lambda c: (consumer(c), log(c), stage(c)),
     apply._SELECT_DISCARDED: lambda c: (consumer(c), log(c), [stage(c)], [UUID(int=1), UUID(int=3)]),
     apply._RECENTLY_BLOCKED: lambda c: (consumer(c), log(c), stage(c), 600.0),
