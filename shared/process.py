@@ -31,6 +31,7 @@ from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.event import Event, RefusalText
 from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
 from shared.eventstore.clock import log_clock
+from shared.eventstore.refusals import forget_old_refusals
 from shared.eventstore.store import PostgresStore, ensure_log, open_store
 from shared.eventstore.submit import Commands
 from shared.http.api import Api
@@ -59,6 +60,7 @@ BACKING_WITHIN_SECONDS: Final = 60.0
 """How long `migrate` waits for a database and a broker that are just starting."""
 GAUGES_SECONDS: Final = 2.0
 LEDGER_SECONDS: Final = 60.0
+FORGET_SECONDS: Final = 3600.0
 CLOSE_SECONDS_MAX: Final = 5.0
 DRAIN_PAUSE_SECONDS: Final = 0.5
 """Between taking the process out of readiness and closing its door."""
@@ -239,6 +241,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
             tasks.create_task(every(stop, GAUGES_SECONDS, "states", lambda: states.refresh(pool, metrics)))
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, worker=pool)))
             tasks.create_task(every(stop, LOOK_SECONDS, "figures", figures.look))
+            tasks.create_task(every(stop, FORGET_SECONDS, "refusals", lambda: forget_old_refusals(pool)))
             if service.imbalance is not None:
                 tasks.create_task(every(stop, LEDGER_SECONDS, "ledger", lambda: _check_ledger(service, pool, metrics)))
             for role in work:

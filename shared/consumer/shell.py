@@ -35,6 +35,9 @@ CLOSE_SECONDS_MAX: Final = 6.0
 GRACE_SECONDS: Final = 3.0
 """A batch under way at the end of the role may finish; what is cut off is rolled back and read again."""
 RETRY_SECONDS_MAX: Final = 5.0
+LOOK_AGAIN_SECONDS: Final = 5.0
+LOOK_AGAIN_SECONDS_MAX: Final = 320.0
+"""Each look from the start is followed by twice the pause, so that one through a long topic comes to its end."""
 
 FINAL: Final = (FencedError, BreakerError, DefinitionError, NewerVersionError)
 """What trying again does not cure: the role is given up."""
@@ -184,6 +187,7 @@ class Subscription:
         )
         subscriber(self._handle)
         stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        looking: asyncio.Future[Any] | None = None
         try:
             starting = asyncio.ensure_future(broker.start())
             await asyncio.wait({starting, stopped}, timeout=CONNECT_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
@@ -200,11 +204,14 @@ class Subscription:
             # No await since start(): the loop that reads has not turned yet. Were it otherwise, positions would still fence.
             self._consumer.seek(self._place, offset)
             self._read_to, self._gap = offset, False
-            await asyncio.wait([stopped, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            looking = asyncio.ensure_future(self._look_again())
+            await asyncio.wait([stopped, self._failed, looking], return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
         finally:
             stopped.cancel()
+            if looking is not None:
+                looking.cancel()
             self._consumer = None
             with suppress(KafkaError, OSError, TimeoutError, ExceptionGroup):
                 await asyncio.wait_for(broker.stop(), CLOSE_SECONDS_MAX)
@@ -229,13 +236,25 @@ class Subscription:
         self._read_to = records[-1].offset + 1
         self._gap = self._gap if gap is None else gap
         if gap and self._reread_for != self._reader.position:
-            # The missing run may have been published again behind what is buffered, or before where we began: look once from the start.
+            # The missing run may have been published again behind what is buffered, or before where we began: look from the start.
             self._reread_for = self._reader.position
             _log.error("gap_in_log", consumer=self._reader.name, topic=self._place.topic, position=self._reader.position)
             if self._consumer is not None:
                 self._consumer.seek(self._place, 0)
         else:
             await self._tell_kafka()
+
+    async def _look_again(self) -> None:
+        """While a gap stays open, looks from the start now and then: the topic may be cut and published anew behind a look."""
+        looked_for, seconds = self._reread_for, LOOK_AGAIN_SECONDS
+        while True:
+            await asyncio.sleep(seconds)
+            if not self._gap or looked_for != self._reread_for:
+                looked_for, seconds = self._reread_for, LOOK_AGAIN_SECONDS
+                continue
+            _log.warning("gap_still_open", consumer=self._reader.name, topic=self._place.topic, position=self._reader.position)
+            self._consumer.seek(self._place, 0)
+            seconds = min(2 * seconds, LOOK_AGAIN_SECONDS_MAX)
 
     async def _tell_kafka(self) -> None:
         """For lag tools only; a failure costs nothing."""

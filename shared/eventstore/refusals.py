@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from shared.logs import pseudonym
-from shared.postgres import Connection
+from shared.postgres import Connection, Pool
 
 ROWS: Final = 50
 ROWS_MAX: Final = 10_000
@@ -33,6 +33,12 @@ async def list_refusals(connection: Connection, wanted: Wanted, limit: int) -> S
         _REFUSED, wanted.code, wanted.use_case, wanted.unit, wanted.person and str(wanted.person), wanted.correlation_id, limit
     )
     return [_shown(row) for row in rows]
+
+
+async def forget_old_refusals(pool: Pool) -> None:
+    """Forgets what was refused more than 90 days ago (`es.forget_refusals`), a thousand at a time."""
+    while await pool.fetchval("SELECT es.forget_refusals()"):
+        pass
 
 
 def _shown(row: Any) -> Mapping[str, Any]:

@@ -134,6 +134,7 @@ class Reading(Subscription):
         self._failed = asyncio.get_running_loop().create_future()
         consumer: Any = await kafka.start_consumer(self._servers, self._group_id, self._place.topic)
         self._consumer = consumer
+        looking = asyncio.ensure_future(self._look_again())
         try:
             consumer.seek(self._place, offset)
             self._read_to, self._gap = offset, False
@@ -145,6 +146,7 @@ class Reading(Subscription):
             if self._failed.done():
                 self._failed.result()
         finally:
+            looking.cancel()
             self._consumer = None
             if not self._failed.cancel():
                 self._failed.exception()

@@ -161,6 +161,21 @@ async def test_a_gap_is_reread_once_and_closed_by_the_run_that_is_published_agai
     assert [position for position, _, _ in await base.tallied()] == list(range(1, 11))
 
 
+async def test_a_gap_that_a_look_from_the_start_did_not_close_is_looked_at_again(base: Base, kafka_server: LocalKafka, topic: str) -> None:
+    """As when the topic is cut and published anew during that very look. The log is quiet: no further record comes to wake the reader."""
+
+    class PassedBy(Consumer):
+        looks = 0
+
+        async def take(self, messages: Sequence[Any]) -> bool | None:
+            self.looks += 1
+            return True if self.looks <= 2 else await super().take(messages)
+
+    await publish(kafka_server.servers, topic, Log().count(("a", 1), ("b", 2)))
+    async with reading(base, kafka_server.servers, topic, PassedBy(part(), base.pool, base.metrics)):
+        await until(lambda: is_at(base, 2))
+
+
 async def test_a_run_that_lies_before_the_stored_offset_is_found(base: Base, kafka_server: LocalKafka, topic: str) -> None:
     """As after a topic that was made anew: the offsets of old say nothing."""
     log = Log()

@@ -3,10 +3,11 @@
 import os
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
 from shared import privacy
-from shared.eventstore.refusals import Wanted, list_refusals
+from shared.eventstore.refusals import Wanted, forget_old_refusals, list_refusals
 from shared.eventstore.values import Answer
 from shared.logs import pseudonym
 from shared.migrate import migrate
@@ -81,3 +82,20 @@ async def test_a_repeat_of_a_refused_command_is_answered_as_before_and_is_one_re
     first, again = [await service.leave(activity_id, volunteer_id, command_id=command_id) for _ in range(2)]
     assert (again.refusal, again.repeated) == (first.refusal, True)
     assert len(await list_refusals(log.owner, Wanted(), 10)) == 1
+
+
+async def test_a_refusal_is_forgotten_after_ninety_days_and_what_was_accepted_never(service: Service, log: Log) -> None:
+    await refused(service)
+    await refused(service)
+    await log.owner.execute("UPDATE es.command SET at = at - interval '91 days' WHERE outcome = 'accepted'")
+    await log.owner.execute(
+        """
+        UPDATE es.command SET at = at - interval '90 days 1 minute'
+        WHERE command_id = (SELECT command_id FROM es.command WHERE outcome = 'refused' ORDER BY at LIMIT 1)
+        """
+    )
+    await forget_old_refusals(log.pool)
+    assert await log.owner.fetchval("SELECT count(*) FROM es.command WHERE outcome = 'accepted'") == 4
+    assert len(await list_refusals(log.owner, Wanted(), 10)) == 1
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await log.pool.execute("DELETE FROM es.command")
