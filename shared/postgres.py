@@ -1,8 +1,9 @@
 """Connections to the service's own PostgreSQL, with a limit on every wait (stack.md 4)."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -111,6 +112,47 @@ def open_pool(
         command_timeout=statement_seconds + _CLIENT_GRACE_SECONDS,
         server_settings=session_settings(name, role=role, search_path=search_path, statement_seconds=statement_seconds),
     )
+
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Gathered(Generic[K, V]):
+    """One kind of read whose callers share statements: who asks while one is under way is answered by the next, together with the others.
+
+    Nobody is answered by a statement that was sent before they asked, so everybody sees what they would have seen alone. `read` gives a
+    value for each of some different keys, in their order; what it raises is raised to all of them.
+    """
+
+    def __init__(self, read: Callable[[Sequence[K]], Awaitable[Sequence[V]]], *, keys_max: int = 500) -> None:
+        self._read = read
+        self._keys_max = keys_max
+        self._waiting: list[tuple[K, asyncio.Future[V]]] = []
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __call__(self, key: K) -> V:
+        """The value of one key. A caller that is cancelled leaves at once, whatever the database does."""
+        answer: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+        self._waiting.append((key, answer))
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._run())
+        return await answer
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[: self._keys_max], self._waiting[self._keys_max :]
+            keys = list(dict.fromkeys(key for key, answer in batch if not answer.done()))
+            try:
+                found = dict(zip(keys, await self._read(keys), strict=True)) if keys else {}
+            except Exception as error:  # noqa: BLE001  # Whoever asked is told; who asks next is read for.
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(error)
+                continue
+            for key, answer in batch:
+                if not answer.done():
+                    answer.set_result(found[key])
 
 
 def quote(name: str) -> str:

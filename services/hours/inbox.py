@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from services.hours import application
@@ -25,7 +25,7 @@ from shared.contracts.registration import (
     VolunteerRegistered,
 )
 from shared.migrate import MigrationSet
-from shared.postgres import Connection, Pool
+from shared.postgres import Connection, Gathered, Pool
 
 MIGRATIONS: Final = MigrationSet("hours", Path(__file__).parent / "migrations")
 
@@ -38,25 +38,39 @@ class LookUps:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._doors = Gathered(self._read_doors)
+        self._policies = Gathered(self._read_policies)
 
     async def at_the_door(self, activity_id: UUID, volunteer_id: UUID, day: date) -> Door:
         """Activity, enrolment, and the policy in force on `day`, in one look."""
-        (row,) = await self._pool.fetch(_SELECT_DOOR, activity_id, volunteer_id, day)
-        activity = None
-        if row["unit_code"] is not None:
-            activity = Activity(row["unit_code"], row["starts_at"], row["ends_at"], row["state"])
-        return Door(
-            activity=activity,
-            is_volunteer=row["is_volunteer"],
-            is_enrolled=row["is_enrolled"],
-            policy=None if row["version"] is None else HoursPolicyAdopted.model_validate(dict(row)),
-            is_parked=row["is_parked"],
-        )
+        return await self._doors((activity_id, volunteer_id, day))
 
     async def policy_on(self, day: date) -> HoursPolicyAdopted | None:
         """The policy version in force on `day`."""
-        row = await self._pool.fetchrow(_SELECT_POLICY, day)
-        return None if row is None else HoursPolicyAdopted.model_validate(dict(row))
+        return await self._policies(day)
+
+    async def _read_doors(self, asked: Sequence[tuple[UUID, UUID, date]]) -> Sequence[Door]:
+        return [_door(row) for row in await self._pool.fetch(_SELECT_DOORS, *map(list, zip(*asked, strict=True)))]
+
+    async def _read_policies(self, days: Sequence[date]) -> Sequence[HoursPolicyAdopted | None]:
+        return [_policy(row) for row in await self._pool.fetch(_SELECT_POLICIES, days)]
+
+
+def _door(row: Any) -> Door:
+    activity = None
+    if row["unit_code"] is not None:
+        activity = Activity(row["unit_code"], row["starts_at"], row["ends_at"], row["state"])
+    return Door(
+        activity=activity,
+        is_volunteer=row["is_volunteer"],
+        is_enrolled=row["is_enrolled"],
+        policy=_policy(row),
+        is_parked=row["is_parked"],
+    )
+
+
+def _policy(row: Any) -> HoursPolicyAdopted | None:
+    return None if row["version"] is None else HoursPolicyAdopted.model_validate(dict(row))
 
 
 async def fold_registration(connection: Connection, facts: Sequence[Fact]) -> None:
@@ -172,7 +186,7 @@ REACTIONS: Final[tuple[Reaction[application.LookUps], ...]] = (
     Reaction("propose_service_time", "hours", frozenset({CheckedOut.TYPE, CheckOutMissed.TYPE}), propose_service_time),
 )
 
-_SELECT_DOOR: Final[LiteralString] = """
+_SELECT_DOORS: Final[LiteralString] = """
     SELECT activity.unit_code, activity.starts_at, activity.ends_at, activity.state,
            EXISTS (SELECT FROM lookup.volunteers AS known WHERE known.volunteer_id = asked.volunteer_id
                    AND NOT EXISTS (SELECT FROM consumer.withdrawn AS gone
@@ -185,18 +199,24 @@ _SELECT_DOOR: Final[LiteralString] = """
                      AND key IN (asked.activity_id::text, asked.volunteer_id::text)
                   ) AS is_parked,
            policy.*
-    FROM (SELECT $1::uuid AS activity_id, $2::uuid AS volunteer_id) AS asked
+    FROM unnest($1::uuid[], $2::uuid[], $3::date[]) WITH ORDINALITY AS asked (activity_id, volunteer_id, day, place)
     LEFT JOIN lookup.activities AS activity USING (activity_id)
     LEFT JOIN LATERAL (
         SELECT version, effective_from, daily_cap_minutes, pairs_per_activity_day_max, check_in_early_minutes,
                missed_check_out_after_minutes
-        FROM lookup.hours_policies WHERE effective_from <= $3 ORDER BY effective_from DESC LIMIT 1
+        FROM lookup.hours_policies WHERE effective_from <= asked.day ORDER BY effective_from DESC LIMIT 1
     ) AS policy ON true
+    ORDER BY asked.place
 """
 
-_SELECT_POLICY: Final[LiteralString] = """
-    SELECT version, effective_from, daily_cap_minutes, pairs_per_activity_day_max, check_in_early_minutes, missed_check_out_after_minutes
-    FROM lookup.hours_policies WHERE effective_from <= $1 ORDER BY effective_from DESC LIMIT 1
+_SELECT_POLICIES: Final[LiteralString] = """
+    SELECT policy.version, policy.effective_from, policy.daily_cap_minutes, policy.pairs_per_activity_day_max,
+           policy.check_in_early_minutes, policy.missed_check_out_after_minutes
+    FROM unnest($1::date[]) WITH ORDINALITY AS asked (day, place)
+    LEFT JOIN LATERAL (
+        SELECT * FROM lookup.hours_policies WHERE effective_from <= asked.day ORDER BY effective_from DESC LIMIT 1
+    ) AS policy ON true
+    ORDER BY asked.place
 """
 
 _UPSERT_VOLUNTEERS: Final[LiteralString] = """

@@ -14,7 +14,7 @@ from shared.eventstore.values import EventStore
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Freshness
-from shared.postgres import Connection, Pool
+from shared.postgres import Connection, Gathered, Pool
 
 AGAIN_SECONDS: Final = (0.01, 0.1)
 """Between two looks at a position that has not been reached, at first and at most; a look is one read by primary key.
@@ -32,6 +32,7 @@ class Waits:
         self._reacting = frozenset(each.source for each in reactions)
         self._inbox = frozenset(subscribed(f"{store.service}.inbox"))
         self._views = frozenset(subscribed(f"{store.service}.views"))
+        self._withdrawn = Gathered(self._read_withdrawn)
 
     async def for_lookups(self, tokens: Sequence[PositionToken], within_seconds: float) -> None:
         """Until the inbox has applied every token; a log that the inbox does not read changes no decision and is not waited for.
@@ -97,7 +98,11 @@ class Waits:
 
     async def is_withdrawn(self, actor: Actor) -> bool:
         """Whether the role was withdrawn at a higher position than it was last granted."""
-        return bool(await self._pool.fetchval(_SELECT_WITHDRAWN, actor.person_id, f"role:{actor.role}:{actor.unit}"))
+        return await self._withdrawn((actor.person_id, f"role:{actor.role}:{actor.unit}"))
+
+    async def _read_withdrawn(self, roles: Sequence[tuple[UUID, str]]) -> Sequence[bool]:
+        rows = await self._pool.fetch(_SELECT_WITHDRAWN, [person for person, _ in roles], [kind for _, kind in roles])
+        return [row["withdrawn"] for row in rows]
 
 
 _SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.position WHERE consumer = $1 AND log = $2"
@@ -112,4 +117,9 @@ _SELECT_FRESHNESS: Final = """
     LEFT JOIN consumer.stopped AS stopped ON stopped.consumer = 'views' AND stopped.log = asked.source
     ORDER BY asked.source
 """
-_SELECT_WITHDRAWN: Final = "SELECT withdrawn FROM consumer.withdrawn WHERE subject = $1 AND kind = $2"
+_SELECT_WITHDRAWN: Final = """
+    SELECT coalesce(known.withdrawn, false) AS withdrawn
+    FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS asked (subject, kind, place)
+    LEFT JOIN consumer.withdrawn AS known USING (subject, kind)
+    ORDER BY asked.place
+"""

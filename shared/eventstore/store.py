@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import asyncpg
 from shared.envelope import Record, Stream
 from shared.errors import LogClosedError, StoreUnavailableError
 from shared.eventstore.lane import Lane, answer
-from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head
+from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head, records_of
 from shared.ids import new_id
 from shared.metrics import Metrics
 from shared.postgres import ABSENT, Connection, Pool
@@ -83,7 +84,10 @@ class PostgresStore:
 
     async def append(self, request: AppendRequest) -> AppendResult:
         """Appends one decision through the lane, durably, before it answers; within 4.5 s, or it raises."""
-        return await self._lane.append(request)
+        result = await self._lane.append(request)
+        if isinstance(result, Answer) and not result.repeated and result.count:
+            return replace(result, written=records_of(request, self._service, self._log_id, result.first_position))
+        return result
 
     async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
         """The records of one stream with version > `after_version`, in order: `limit` at most, or all, as a fold needs them."""

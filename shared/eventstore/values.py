@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Literal, Protocol
 from uuid import UUID
@@ -65,7 +65,8 @@ class AppendRequest:
 class Answer:
     """What a command was answered, now or the first time: accepted with the events at `first_position` and after, or refused.
 
-    An accepted answer with `count` 0 is a no-op; `first_position` is then the head it was validated at.
+    An accepted answer with `count` 0 is a no-op; `first_position` is then the head it was validated at. `written` are its events where
+    they were written just now, so that nobody has to read them again.
     """
 
     command_id: UUID
@@ -74,6 +75,7 @@ class Answer:
     count: int
     refusal: Refusal | None
     repeated: bool
+    written: Sequence[Record] = field(default=(), compare=False, repr=False)
 
     @property
     def last_position(self) -> int:
@@ -139,6 +141,31 @@ class AnsweringStore(EventStore, Protocol):
 
     async def answer_of(self, command_id: UUID, fingerprint: bytes | None = None) -> Answer | FingerprintMismatch | None:
         """What the command was answered the first time, None when it is not known. As durable as that answer when this returns."""
+
+
+def records_of(request: AppendRequest, service: str, log_id: UUID, first_position: int) -> list[Record]:
+    """The events of a request as they stand in the log once it was accepted."""
+    return [
+        Record(
+            service=service,
+            log_id=log_id,
+            position=first_position + index,
+            stream=request.stream,
+            version=request.expected_version + index + 1,
+            event_id=event.event_id,
+            type=event.type,
+            schema_version=event.schema_version,
+            time=request.time,
+            command_id=request.command_id,
+            correlation_id=request.correlation_id,
+            causation_id=request.causation_id,
+            actor=request.actor,
+            partition_key=request.partition_key,
+            traceparent=request.traceparent,
+            payload=event.payload,
+        )
+        for index, event in enumerate(request.events)
+    ]
 
 
 def refusal_text(request: AppendRequest) -> str | None:

@@ -6,8 +6,11 @@ Instants here are the machine's, never the travelling clock's: a token is about 
 
 import binascii
 from base64 import urlsafe_b64decode
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 from time import monotonic, time
@@ -30,6 +33,17 @@ LIFETIME_SECONDS_MAX: Final = 15 * 60
 LEEWAY_SECONDS: Final = 30
 KEYS_REREAD_SECONDS: Final = 5.0
 """The JWKS file is looked at again at most this often; a rotated key counts without a restart."""
+TOKENS_KEPT_MAX: Final = 10_000
+"""Verified tokens that are known again by their hash; of more, those not used for longest are verified anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """What a token says; between which instants (seconds since 1970) it counts."""
+
+    actor: Actor
+    starts: float
+    ends: float
 
 
 class Authenticator:
@@ -42,6 +56,7 @@ class Authenticator:
         self._keys = self._read()
         self._stamp = self._changed_at()
         self._looked_at = monotonic()
+        self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
     def actor(self, authorization: str | None) -> Actor:
         """Who asks. The token is judged whole before a word of it is believed."""
@@ -51,29 +66,40 @@ class Authenticator:
             raise ProblemError("token_missing")
         if len(token) > TOKEN_BYTES_MAX:
             raise ProblemError("token_too_large")
-        claims = self._verified(token)
-        self._judge_time(claims)
+        keys, name = self._current_keys(), sha256(token.encode()).digest()
+        known = self._known.get(name)
+        if known is None:
+            known = self._judged(self._claims(token, keys))
+            self._known[name] = known
+            if len(self._known) > TOKENS_KEPT_MAX:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(name)
+            self._judge_time(known.starts, known.ends)
+        return known.actor
+
+    def _judged(self, claims: dict[str, Any]) -> _Verified:
+        issued, ends = _instant(claims, "iat"), _instant(claims, "exp")
+        starts = max(issued, _instant(claims, "nbf")) if "nbf" in claims else issued
+        if ends - issued > LIFETIME_SECONDS_MAX:
+            raise ProblemError("token_invalid")
+        self._judge_time(starts, ends)
         if claims.get("iss") != self._issuer or claims.get("aud") not in (AUDIENCE, [AUDIENCE]):
             raise ProblemError("token_invalid")
-        return _actor_of(claims)
+        return _Verified(_actor_of(claims), starts, ends)
 
-    def _verified(self, token: str) -> dict[str, Any]:
+    def _claims(self, token: str, keys: KeySet) -> dict[str, Any]:
         try:
             head = from_json(urlsafe_b64decode(token.partition(".")[0] + "=="))
             if not isinstance(head, dict) or str(head.get("typ", "")).lower() != TYPE or "crit" in head:
                 raise ProblemError("token_invalid")
             # Whatever the header says of keys (jku, jwk, x5u) is not asked: the key set is ours, chosen by `kid`.
-            return jwt.decode(token, self._current_keys(), algorithms=ALGORITHMS).claims
+            return jwt.decode(token, keys, algorithms=ALGORITHMS).claims
         except (JoseError, ValueError, binascii.Error, RecursionError):
             raise ProblemError("token_invalid") from None
 
-    def _judge_time(self, claims: dict[str, Any]) -> None:
-        now = self._now()
-        issued, ends = _instant(claims, "iat"), _instant(claims, "exp")
-        starts = _instant(claims, "nbf") if "nbf" in claims else issued
-        if ends - issued > LIFETIME_SECONDS_MAX:
-            raise ProblemError("token_invalid")
-        if now > ends + LEEWAY_SECONDS or now < max(issued, starts) - LEEWAY_SECONDS:
+    def _judge_time(self, starts: float, ends: float) -> None:
+        if not starts - LEEWAY_SECONDS <= self._now() <= ends + LEEWAY_SECONDS:
             raise ProblemError("token_expired")
 
     def _current_keys(self) -> KeySet:
@@ -84,6 +110,7 @@ class Authenticator:
                 stamp = self._changed_at()
                 if stamp != self._stamp:
                     self._keys, self._stamp = self._read(), stamp
+                    self._known.clear()  # A key that was taken out of the set opens nothing any more.
         return self._keys
 
     def _read(self) -> KeySet:

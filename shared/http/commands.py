@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from shared import logs
 from shared.application import UseCase
+from shared.contracts.event import Refusal
 from shared.contracts.topics import SERVICES
 from shared.envelope import Record
 from shared.eventstore.values import Answer
@@ -46,7 +47,7 @@ class CommandRoutes:
 
         async def handle(request: Request) -> Response:
             api, deadline = self._api, Deadline()
-            actor = await deadline.meet(api.asker(request, use_case.roles))
+            actor = await deadline.over(api.asker(request, use_case.roles))
             command_id = uuid5(actor.person_id, idempotency_key(request))
             single(request, ())
             ids = {name: _id(name, text) for name, text in request.path_params.items()}
@@ -75,7 +76,7 @@ class CommandRoutes:
                     if_match=if_match,
                 )
                 duration = monotonic() - started
-                records = await deadline.meet(self._records(answer))
+                records = answer.written or (await deadline.meet(self._read(answer)) if answer.count else ())
                 _log.info(
                     "command_answered",
                     stream=logs.pseudonym(str(records[-1].stream)) if records else None,
@@ -85,7 +86,10 @@ class CommandRoutes:
                     position=answer.last_position,
                     duration_ms=round(duration * 1000, 1),
                 )
-                return await deadline.meet(self._answered(answer, records, request))
+                if answer.refusal is not None:
+                    return self._refused(answer, answer.refusal, request)
+                log_id = records[0].log_id if records else (await deadline.meet(api.store.head())).log_id
+                return self._accepted(answer, records, log_id)
 
         return handle
 
@@ -98,22 +102,24 @@ class CommandRoutes:
         task.add_done_callback(self._under_way.discard)
         return await deadline.wait_for(task)
 
-    async def _records(self, answer: Answer) -> Sequence[Record]:
-        return await self._api.store.read_page(answer.first_position - 1, answer.count) if answer.count else ()
+    async def _read(self, answer: Answer) -> Sequence[Record]:
+        return await self._api.store.read_page(answer.first_position - 1, answer.count)
 
-    async def _answered(self, answer: Answer, records: Sequence[Record], request: Request) -> Response:
-        replayed = {"Idempotency-Replayed": "true"} if answer.repeated else {}
-        if answer.refusal is not None:
-            refused = ProblemError(
-                answer.refusal.code, command_id=answer.command_id, outcome="refused", values=dict(answer.refusal.detail), headers=replayed
-            )
-            return self._catalogue.response(refused, exchange_of(request).language)
-        log_id = records[0].log_id if records else (await self._api.store.head()).log_id
+    def _refused(self, answer: Answer, refusal: Refusal, request: Request) -> Response:
+        problem = ProblemError(
+            refusal.code, command_id=answer.command_id, outcome="refused", values=dict(refusal.detail), headers=_replayed(answer)
+        )
+        return self._catalogue.response(problem, exchange_of(request).language)
+
+    def _accepted(self, answer: Answer, records: Sequence[Record], log_id: UUID) -> Response:
         position = PositionToken(self._api.service, log_id, answer.last_position)
         etag = {"ETag": f'"{records[-1].version}"'} if records else {}
-        return Response(
-            to_json(answer_body(answer, records, position)), 200, {"Position": str(position), **etag, **replayed}, "application/json"
-        )
+        headers = {"Position": str(position), **etag, **_replayed(answer)}
+        return Response(to_json(answer_body(answer, records, position)), 200, headers, "application/json")
+
+
+def _replayed(answer: Answer) -> dict[str, str]:
+    return {"Idempotency-Replayed": "true"} if answer.repeated else {}
 
 
 def answer_body(answer: Answer, records: Sequence[Record], position: PositionToken) -> dict[str, Any]:
@@ -156,7 +162,7 @@ def read_if_match(header: str | None) -> int | None:
 
 def fingerprint(key: bytes, request: Request, value: Any) -> bytes:
     """What tells this request from another one under the same key: a keyed hash, since a body may hold personal data."""
-    said = b"\n".join((request.method.encode(), request.url.path.encode(), canonical(value)))
+    said = b"\n".join((request.method.encode(), request.scope["path"].encode(), canonical(value)))
     return hmac.digest(key, said, sha256)
 
 

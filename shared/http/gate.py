@@ -7,7 +7,6 @@ from typing import Any, Final, Literal
 from uuid import UUID, uuid4
 
 import asyncpg
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -45,6 +44,7 @@ SECURITY_HEADERS: Final = {
 }
 
 _KEY: Final = "leifeng"
+_ALWAYS: Final = tuple((name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items())
 _log = logs.logger()
 
 
@@ -65,7 +65,7 @@ def exchange_of(request: Request) -> Exchange:
 
 
 class Gate:
-    """The outermost middleware."""
+    """What stands before every route."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue) -> None:
         self._app = app
@@ -76,12 +76,10 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        asked = headers.get("x-correlation-id")
+        asked = _first(scope, b"x-correlation-id")
         correlation_id = parse_uuid(asked) if asked is not None else uuid4()
-        exchange = Exchange(
-            correlation_id or uuid4(), child_of(parse_traceparent(headers.get("traceparent"))), _language(headers.get("accept-language"))
-        )
+        trace = child_of(parse_traceparent(_first(scope, b"traceparent")))
+        exchange = Exchange(correlation_id or uuid4(), trace, _language(_first(scope, b"accept-language")))
         scope[_KEY] = exchange
         status = 500
 
@@ -89,11 +87,10 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                answered = MutableHeaders(scope=message)
-                answered["X-Correlation-Id"] = str(exchange.correlation_id)
-                answered.setdefault("Cache-Control", "no-store")
-                for name, value in SECURITY_HEADERS.items():
-                    answered[name] = value
+                said = [*message["headers"], (b"x-correlation-id", str(exchange.correlation_id).encode()), *_ALWAYS]
+                if not any(name == b"cache-control" for name, _ in said):
+                    said.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": said}
             await send(message)
 
         started = perf_counter()
@@ -108,6 +105,14 @@ class Gate:
                 await self._app(scope, receive, send_with_headers)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.http_request_duration_seconds.labels(exchange.route, method, f"{status // 100}xx").observe(perf_counter() - started)
+
+
+def _first(scope: Scope, name: bytes) -> str | None:
+    for each, value in scope["headers"]:
+        if each == name:
+            said: bytes = value
+            return said.decode("latin-1")
+    return None
 
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

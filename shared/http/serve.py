@@ -5,10 +5,11 @@ import socket
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 FINISH_SECONDS_MAX: Final = 20
 KEEP_ALIVE_SECONDS: Final = 30
@@ -18,6 +19,48 @@ LINGER_SECONDS: Final = 1.0
 """How long, once the door is closed, a connection that is open may still bring a request; it is told that this is the last one."""
 CONNECTIONS_MAX: Final = 1000
 """Connections of one process; the next one is told 503 at once."""
+
+
+HELD_BYTES_MAX: Final = 64 * 1024
+"""What an answer may gather before it is sent in parts."""
+
+
+class _OneSend:
+    """A transport that sends what is written in one turn of the loop at once: an answer's head and body are one packet, one system call."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """As a transport's, a turn later."""
+        if not data:
+            return
+        if not self._parts:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > HELD_BYTES_MAX:  # Flow control counts what the transport has.
+            self._flush()
+
+    def close(self) -> None:
+        """As a transport's: after what was written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts, self._size = self._parts, [], 0
+        if parts:
+            self._transport.write(b"".join(parts))
+
+
+class _Protocol(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_OneSend(transport))  # type: ignore[arg-type]
 
 
 class _Server(uvicorn.Server):
@@ -98,7 +141,7 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS_MAX,
         h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
-        http="h11",
+        http=_Protocol,
         ws="none",
         limit_concurrency=CONNECTIONS_MAX,
         proxy_headers=False,

@@ -17,6 +17,7 @@ from shared.eventstore.values import (
     FingerprintMismatch,
     Head,
     check,
+    records_of,
 )
 from shared.ids import new_id
 
@@ -56,30 +57,11 @@ class MemoryStore:
     def _write(self, request: AppendRequest) -> Answer:
         head, count = len(self.records), len(request.events)
         outcome: Literal["accepted", "refused"] = "accepted" if request.refusal is None else "refused"
-        answer = Answer(request.command_id, outcome, head + min(count, 1), count, request.refusal, repeated=False)
-        for index, event in enumerate(request.events):
-            self.records.append(
-                Record(
-                    service=self._service,
-                    log_id=self.log_id,
-                    position=head + index + 1,
-                    stream=request.stream,
-                    version=request.expected_version + index + 1,
-                    event_id=event.event_id,
-                    type=event.type,
-                    schema_version=event.schema_version,
-                    time=request.time,
-                    command_id=request.command_id,
-                    correlation_id=request.correlation_id,
-                    causation_id=request.causation_id,
-                    actor=request.actor,
-                    partition_key=request.partition_key,
-                    traceparent=request.traceparent,
-                    payload=event.payload,
-                )
-            )
+        written = records_of(request, self._service, self.log_id, head + 1)
+        answer = Answer(request.command_id, outcome, head + min(count, 1), count, request.refusal, repeated=False, written=written)
+        self.records += written
         if request.keep_answer or count:
-            self._answers[request.command_id] = (request.fingerprint, replace(answer, repeated=True))
+            self._answers[request.command_id] = (request.fingerprint, replace(answer, repeated=True, written=()))
         for claim in request.release:
             if self.claims.get(claim) == request.stream:
                 del self.claims[claim]

@@ -39,6 +39,7 @@ async def test_what_was_appended_is_read_back_as_it_was_said(subject: Subject) -
     assert (first.causation_id, first.actor, first.partition_key) == (cause, request.actor, "志愿者")
     assert first.traceparent == request.traceparent
     assert await subject.store.read_page(0, 10) == [first, second]
+    assert list(answer.written) == [first, second]
 
 
 async def test_positions_are_dense_over_streams_and_versions_within_them(subject: Subject) -> None:

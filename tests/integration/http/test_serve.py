@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from shared.http.serve import listen, serve
+from shared.http.serve import HELD_BYTES_MAX, _OneSend, listen, serve
 
 
 def free_port() -> int:
@@ -58,3 +58,38 @@ def test_the_second_part_of_an_answer_does_not_wait_for_the_first_to_be_acknowle
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+class Wire(asyncio.Transport):
+    """Takes down what is sent, call by call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        self.sent.append(b"closed")
+
+
+async def test_head_and_body_of_an_answer_are_one_send() -> None:
+    wire = Wire()
+    transport = _OneSend(wire)
+    for part in (b"head", b"body", b""):
+        transport.write(part)
+    assert wire.sent == []
+    await asyncio.sleep(0)
+    assert wire.sent == [b"headbody"]
+
+
+async def test_what_was_written_is_sent_before_the_connection_closes_and_much_of_it_at_once() -> None:
+    wire = Wire()
+    transport = _OneSend(wire)
+    transport.write(bytes(HELD_BYTES_MAX + 1))
+    assert [len(each) for each in wire.sent] == [HELD_BYTES_MAX + 1]
+    transport.write(b"last")
+    transport.close()
+    await asyncio.sleep(0)
+    assert wire.sent[1:] == [b"last", b"closed"]

@@ -3,6 +3,7 @@
 import base64
 import hmac
 import json
+import os
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -184,3 +185,35 @@ def test_time_is_the_machines(keys_file: Path, key: ECKey) -> None:
         refused(Authenticator(keys_file, ISSUER), f"Bearer {signed(key, iat=int(time.time()) - 2000, exp=int(time.time()) - 1200)}")
         == "token_expired"
     )
+
+
+def test_a_token_that_is_known_is_refused_once_its_time_is_over(keys_file: Path, key: ECKey) -> None:
+    now = float(NOW)
+    authenticator = Authenticator(keys_file, ISSUER, now=lambda: now)
+    header = f"Bearer {signed(key)}"
+    assert authenticator.actor(header) == authenticator.actor(header)
+    now = NOW + 900 + auth.LEEWAY_SECONDS + 1
+    assert refused(authenticator, header) == "token_expired"
+
+
+def test_a_token_that_is_known_is_refused_once_its_key_was_taken_out(
+    authenticator: Authenticator, keys_file: Path, key: ECKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "KEYS_REREAD_SECONDS", -1.0)
+    header = f"Bearer {signed(key)}"
+    authenticator.actor(header)
+    other = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256", "kid": "two"}, private=True)
+    keys_file.write_text(json.dumps({"keys": [other.as_dict(private=False)]}))
+    os.utime(keys_file, ns=(1, 1))
+    assert refused(authenticator, header) == "token_invalid"
+
+
+def test_only_so_many_tokens_are_remembered_and_one_of_another_signature_is_none_of_them(
+    authenticator: Authenticator, key: ECKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "TOKENS_KEPT_MAX", 2)
+    tokens = [signed(key, unit=unit) for unit in ("one", "two", "three")]
+    assert [authenticator.actor(f"Bearer {token}").unit for token in (*tokens, *tokens)] == ["one", "two", "three"] * 2
+    assert len(authenticator._known) == 2
+    head, claims, _ = tokens[2].split(".")
+    assert refused(authenticator, f"Bearer {head}.{claims}.{tokens[1].split('.')[2]}") == "token_invalid"
