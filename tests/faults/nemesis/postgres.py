@@ -317,7 +317,7 @@ async def _failover_behind(scene: Scene) -> None:
     thaw = freeze(scene.cluster.standby_of[STANDBY_OF])
     refused = scene.clients.not_decided["store_unavailable"]
     try:
-        await asyncio.sleep(scene.lasts(smoke=10, long=30))
+        await asyncio.sleep(scene.lasts(smoke=8, long=30))
         assert scene.clients.not_decided["store_unavailable"] > refused, "commits did not wait for the standby"
         known = len(scene.clients.history)
         await asyncio.sleep(2)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -209,9 +209,10 @@ _PASSING = {f"{service}-migrate" for service in SERVICES}
 
 
 async def drain(scene: Scene) -> None:
-    """Every process of a service is told to end in turn, under load: none cuts a request off, each ends with 0 and in time."""
+    """Processes of a service are told to end in turn, under load: none cuts a request off, each ends with 0 and in time."""
     cluster, service = scene.cluster, scene.random.choice(SERVICES)
-    for name in sorted(each for each in cluster.processes if each.startswith(service) and each not in _PASSING):
+    names = (f"{service}-api", f"{service}-worker", f"{service}-api-2", f"{service}-worker-2")
+    for name in names[: round(scene.lasts(smoke=2, long=4))]:
         await scene.answers(10)
         before = [scene.clients.not_decided[each] for each in ENDED_BADLY]
         try:
@@ -296,12 +297,18 @@ async def _seals_are_one_chain(scene: Scene, service: str) -> None:
 @asynccontextmanager
 async def both_active(scene: Scene, service: str, *roles: str) -> AsyncIterator[Sequence[str]]:
     """Both workers of a service hold the roles at once, for they ask for no lock."""
-    names = (f"{service}-worker", f"{service}-worker-2")
-    async with AsyncExitStack() as stack:
+    cluster, names = scene.cluster, (f"{service}-worker", f"{service}-worker-2")
+    try:
         for name in names:
-            await stack.enter_async_context(instead(scene, name, f"unlocked={','.join(roles)}"))
-        await scene.cluster.ready(*names)
+            cluster.kill(name)
+            cluster.launch(name, f"unlocked={','.join(roles)}")
+        await cluster.ready(*names)
         yield names
+    finally:
+        for name in names:
+            cluster.kill(name)
+            cluster.launch(name)
+        await cluster.ready(*names)
 
 
 async def two_relays(scene: Scene) -> None:
@@ -435,7 +442,7 @@ async def storm(scene: Scene) -> None:
     """The workers of a service are killed and started, one of them every 3 s: what they do goes on all the time."""
     cluster, service = scene.cluster, scene.random.choice(SERVICES)
     names = (f"{service}-worker", f"{service}-worker-2")
-    ends, turn, was = monotonic() + scene.lasts(smoke=30, long=120), 0, await applied(scene, service)
+    ends, turn, was = monotonic() + scene.lasts(smoke=15, long=120), 0, await applied(scene, service)
     try:
         while monotonic() < ends:
             cluster.kill(names[turn % 2])
