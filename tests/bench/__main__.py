@@ -55,7 +55,8 @@ async def _run(chosen: list[str], effort: Effort, file: Path | None) -> None:
     assert run is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.cancel)  # So that the servers' data goes in that case too.
     benches: dict[str, dict[str, Any]] = {}
-    typer.echo("peers: " + ", ".join(f"{name}: {state}" for name, state in report.peers().items()))
+    for name, state in report.peers().items():
+        typer.echo(f"peer {name}: {state}")
     place = Place(Path(tempfile.mkdtemp(prefix="leifeng-bench-")))
     try:
         for name in chosen:

@@ -13,8 +13,9 @@ from shared.eventstore.values import Answer
 from shared.postgres import open_pool
 from shared.process import STORE_CONNECTIONS_MAX
 from tests.bench import work
+from tests.bench.beside import CACHE, EMMETT, EVENTSOURCE_PY, EVENTSOURCING, FUNCTIONS, MESSAGE_DB, PEERS, peers
 from tests.bench.bounds import BATCH, bound, race
-from tests.bench.measure import Effort, Outcome, Slice, Work, closed_loop, contest
+from tests.bench.measure import Effort, Found, Outcome, Slice, Work, closed_loop, contest
 from tests.bench.place import Log, Place
 
 CALLERS: Final = 16
@@ -73,24 +74,40 @@ async def append_new10(place: Place, effort: Effort) -> Outcome:
 
 
 async def _append_new(place: Place, effort: Effort, length: int) -> Outcome:
-    async with place.log() as log, bound(place, log.codec, length=length) as made:
-        cpu, doing = place.cpu(), _Appending(log, length)
+    async with place.log() as log, bound(place, log.codec, length=length) as made, peers(place, *PEERS) as others:
+        cpu, doing, seconds = place.cpu(), _Appending(log, length), effort.slice_seconds
 
         def loop(callers: int, once: Once) -> Work:
-            return lambda: closed_loop(callers, effort.slice_seconds, once, cpu)
+            return lambda: closed_loop(callers, seconds, once, cpu)
 
-        figure = await contest(
+        many = await contest(
             f"{CALLERS} callers",
             "events/s",
             loop(CALLERS, doing.once),
-            {
+            {each.kind.label: each.appending(CALLERS, seconds, length) for each in others.running}
+            | {
                 "bound: insert, one transaction each": loop(CALLERS, made.insert),
                 f"bound: executemany of {BATCH} streams a transaction": loop(1, made.batch),
             },
             effort,
+            others.absent,
         )
+        figures, goals = [many], dict[str, Found]()
+        if length == 1:
+            alone = {each.kind.label: each.appending(1, seconds) for each in others.running if each.kind is EVENTSOURCING}
+            one = await contest("1 caller", "events/s", loop(1, doing.once), alone, effort, others.absent)
+            figures.append(one)
+            goals = {
+                "G1": many.over(EVENTSOURCING.label),
+                "G1b.functions": many.over(FUNCTIONS.label),
+                "G1b.emmett": many.over(EMMETT.label),
+                "G1b.message-db": many.over(MESSAGE_DB.label),
+                "G1b.eventsource-py": many.over(EVENTSOURCE_PY.label),
+                "G3": one.over(EVENTSOURCING.label),
+                "G4": many.saved(EVENTSOURCING.label),
+            }
         checked = [await doing.repeat(), await work.check_log(log, doing.events, doing.commands), await made.check()]
-        return Outcome([figure], checked)
+        return Outcome(figures, checked + await others.check(), goals)
 
 
 async def append_callers(place: Place, effort: Effort) -> Outcome:
@@ -147,6 +164,7 @@ async def hot_stream(place: Place, effort: Effort) -> Outcome:
     async with (
         place.log() as log,
         bound(place, log.codec) as made,
+        peers(place, EVENTSOURCING) as others,
         open_pool(log.dsn, "second", STORE_CONNECTIONS_MAX, role=log.roles.app) as pool,
     ):
         store = await open_store(pool, "hours", log.metrics)
@@ -166,8 +184,10 @@ async def hot_stream(place: Place, effort: Effort) -> Outcome:
                 f"{CALLERS} callers on {HOT_STREAMS} streams",
                 "commands/s",
                 lambda: one.slice(run),
-                {"two lanes, as of two processes": lambda: two.slice(run), "bound: guarded insert, retried": hand_written},
+                {"two lanes, as of two processes": lambda: two.slice(run), "bound: guarded insert, retried": hand_written}
+                | {each.kind.label: each.hot(CALLERS, effort.slice_seconds, HOT_STREAMS) for each in others.running},
                 effort,
+                others.absent,
             )
         finally:
             await store.close()
@@ -178,6 +198,8 @@ async def hot_stream(place: Place, effort: Effort) -> Outcome:
             await made.check(),
             f"two lanes: {1 + conflicts / max(two.accepted, 1):.2f} tries for each success, {conflicts:.0f} conflicts",
             f"{one.given_up + two.given_up} commands needed more than the four tries of `submit`",
+            *await others.check(),
+            *(f"{each.kind.label}: {each.conflicts} conflicts, each tried again" for each in others.running),
         ]
         return Outcome([figure], checked)
 
@@ -185,7 +207,7 @@ async def hot_stream(place: Place, effort: Effort) -> Outcome:
 async def command_20(place: Place, effort: Effort) -> Outcome:
     """`confirm_service_time` through `submit` on accounts of 20 events: looked up, read, folded, decided, appended; cache off, then on."""
     accounts = 40 if effort.small else 500
-    async with place.log() as log, bound(place, log.codec) as made:
+    async with place.log() as log, bound(place, log.codec) as made, peers(place, EVENTSOURCING, FUNCTIONS, CACHE, EMMETT) as others:
         cpu, ids = place.cpu(), work.Ids("command")
         await work.adopt_policy(log, ids)
         counted = {"commands": 0, "seeded": 1, "accounts": 1}
@@ -215,19 +237,36 @@ async def command_20(place: Place, effort: Effort) -> Outcome:
             return await closed_loop(CALLERS, effort.slice_seconds, once, cpu)
 
         cold, warm = log.commands(cached_streams_max=0), log.commands()
-        figure = await contest(
+        theirs: dict[str, Work] = {
+            each.kind.label: each.commanding(CALLERS, effort.slice_seconds, streams=accounts, length=LENGTH, used=USED)
+            for each in others.running
+        }
+        read = await contest(
             f"{CALLERS} callers, every stream read",
             "commands/s",
             partial(submitted, cold),
-            {"the same with the shipped cache": partial(submitted, warm), "bound: read 20, parse, guarded insert": hand_written},
+            {"bound: read 20, parse, guarded insert": hand_written}
+            | {label: each for label, each in theirs.items() if label != CACHE.label},
             effort,
+            {label: why for label, why in others.absent.items() if label != CACHE.label},
+        )
+        cached = (EVENTSOURCING.label, CACHE.label)
+        shipped = await contest(
+            f"{CALLERS} callers, the cache as shipped",
+            "commands/s",
+            partial(submitted, warm),
+            {"the same without the cache": partial(submitted, cold)} | {label: theirs[label] for label in cached if label in theirs},
+            effort,
+            {label: why for label, why in others.absent.items() if label in cached},
         )
         checked = [
             await work.check_log(log, counted["seeded"] + counted["commands"], counted["accounts"] + counted["commands"]),
             await made.check(),
             await _minutes(log, counted["commands"]),
+            *await others.check(),
         ]
-        return Outcome([figure], checked)
+        goals = {"G2": read.over(EVENTSOURCING.label), "G2.shipped": shipped.over(EVENTSOURCING.label)}
+        return Outcome([read, shipped], checked, goals)
 
 
 async def _minutes(log: Log, commands: int) -> str:

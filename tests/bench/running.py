@@ -3,9 +3,10 @@
 import asyncio
 import bisect
 import re
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -19,7 +20,8 @@ from shared import kafka
 from shared.contracts.topics import TOPICS
 from shared.postgres import Connection
 from tests.bench import rig, work
-from tests.bench.measure import Effort, Figure, Outcome, Spread, is_steady, open_loop, percentile_ms
+from tests.bench.beside import EVENTSOURCING, peers
+from tests.bench.measure import Beside, Effort, Figure, Found, Outcome, Spread, is_steady, open_loop, percentile_ms
 from tests.bench.place import Place
 from tests.e2e.stack import Stack
 
@@ -53,8 +55,8 @@ async def e2e(place: Place, effort: Effort) -> Outcome:
     rounds, seconds = (2, 1.0) if effort.small else (ROUNDS, ROUND_SECONDS)
     rates = (50,) if effort.small else RATES
     figures: list[Figure] = []
-    goals: dict[str, tuple[float, Figure]] = {}
-    async with rig.hours(place, 200 if effort.small else 500) as made, place.log() as other:
+    goals: dict[str, Found] = {}
+    async with rig.hours(place, 200 if effort.small else 500) as made, place.log() as other, peers(place, EVENTSOURCING) as others:
         ids = work.Ids("alone")
         counted = 0
 
@@ -70,18 +72,24 @@ async def e2e(place: Place, effort: Effort) -> Outcome:
             await made.confirm(connections=CONNECTIONS, seconds=1.0, rate=rate)  # Warm.
             await made.followed()
             done: list[_Round] = []
+            theirs: dict[str, list[float]] = {}
             before = len(made.problems)
             for _ in range(rounds):
                 answered, whole, after = await _followed(made, rate, seconds)
                 appended = await open_loop(rate, seconds, append)
                 done.append(_Round(answered, whole, after, appended, await _transport(place, rate, seconds)))
-            figures += _figures(rate, done, effort, problems=len(made.problems) - before)
+                for each in others.running if rate == rates[0] else ():
+                    theirs.setdefault(each.kind.label, []).append(percentile_ms(await each.follow(rate, seconds), 0.5))
+            both = _figures(rate, done, effort, problems=len(made.problems) - before)
+            if rate == rates[0]:
+                both[0] = replace(both[0], beside=_runners(done, theirs), absent=others.absent)
+            figures += both
             if rate == GOAL_RATE:
                 goals = {f"G8.{name}": (_over_parts(done, share), figures[-2]) for name, share in (("p50", 0.5), ("p99", 0.99))}
         await made.followed()
         kept = await made.confirmed()
         checked = [await work.check_balances(made.log.owner, kept), await work.check_log(other, counted, counted)]
-        checked.append(f"each of {made.accepted} accepted confirmations was seen in the views")
+        checked += [f"each of {made.accepted} accepted confirmations was seen in the views", *await others.check()]
     notes = ["hours alone: its api and its worker; PostgreSQL, Kafka and the caller share the machine"]
     notes += [f"{len(made.problems)} calls were not accepted, the first: {made.problems[0]}"] if made.problems else []
     return Outcome(figures, checked, goals, notes)
@@ -177,6 +185,17 @@ def _figures(rate: float, done: Sequence[_Round], effort: Effort, *, problems: i
         )
         for name, share in (("p50", 0.5), ("p99", 0.99))
     ]
+
+
+def _runners(done: Sequence[_Round], theirs: Mapping[str, Sequence[float]]) -> dict[str, Beside]:
+    """The p50 of projection runners of the same rounds: from a schedule to rows, with neither HTTP nor a broker in between."""
+    ours = [percentile_ms(each.whole, 0.5) for each in done]
+    return {
+        f"{label}'s ProjectionRunner, no HTTP, no broker": Beside(
+            statistics.median(medians), Spread.of([one / two for one, two in zip(ours, medians, strict=True)])
+        )
+        for label, medians in theirs.items()
+    }
 
 
 def _over_parts(done: Sequence[_Round], share: float) -> float:
