@@ -7,7 +7,6 @@ known, names the stream), a pure `decide` says what follows, `submit` loads, dec
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -15,36 +14,12 @@ from pydantic import BaseModel
 
 from shared.contracts.event import Event, Refusal
 from shared.envelope import Stream
+from shared.permissions import Actor, Role
 
 S = TypeVar("S")
 B = TypeVar("B", bound=BaseModel)
 L = TypeVar("L")
 L_contra = TypeVar("L_contra", contravariant=True)
-
-
-class Role(StrEnum):
-    """The roles a token may name (security.md 4.1). `system` is the service itself: reactions and deadlines."""
-
-    BUREAU_ADMIN = "bureau_admin"
-    UNIT_ADMIN = "unit_admin"
-    ACTIVITY_LEADER = "activity_leader"
-    VOLUNTEER = "volunteer"
-    KIOSK = "kiosk"
-    AUDITOR = "auditor"
-    OPS = "ops"
-    SYSTEM = "system"
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who asks: a person (or device), in one role, for one unit (its code, e.g. `water-saving-office`)."""
-
-    person_id: UUID
-    role: Role
-    unit: str
-
-    def __str__(self) -> str:
-        return f"{self.role}:{self.person_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,9 @@ class Metrics:
     http_request_duration_seconds = _Declared(
         Histogram, ("route", "method", "code_class"), zh="HTTP 请求用时", en="Time of HTTP requests by route template"
     )
+    denials_total = _Declared(
+        Counter, ("code",), zh="未获准的请求, 按问题代码 (401 与 403)", en="Requests that were denied, by problem code (401 and 403)"
+    )
     http_requests_in_flight = _Declared(Gauge, zh="正在处理的 HTTP 请求", en="HTTP requests being served")
     event_store_append_duration_seconds = _Declared(
         Histogram, ("category",), zh="写入事件库用时, 含等待组提交", en="Time of an append, waiting for the group commit included"

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
+from uuid import uuid4
 
 import asyncpg
 import typer
 
 from shared import VERSION, consumer, eventstore, logs, operating, privacy, rebuild, releasing, states
-from shared.application import Claims, UseCase
+from shared.application import Claims, Command, UseCase
 from shared.clock import Clock
 from shared.codec import Codec
 from shared.consumer.figures import LOOK_SECONDS, Reconciliation
@@ -24,7 +25,7 @@ from shared.consumer.gauges import refresh
 from shared.consumer.heads import follow_heads
 from shared.consumer.inbox import reactors, run_inbox
 from shared.consumer.schema import ensure_views, keep_looking
-from shared.consumer.values import Consumers, Deadlines, Figure, LookUp, Projection, Reaction, no_deadlines
+from shared.consumer.values import Consumers, Deadlines, Figure, LookUp, Projection, Reaction, no_deadlines, system_actor
 from shared.consumer.views import run_views
 from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
@@ -34,8 +35,10 @@ from shared.eventstore.clock import log_clock
 from shared.eventstore.refusals import forget_old_refusals
 from shared.eventstore.store import PostgresStore, ensure_log, open_store
 from shared.eventstore.submit import Commands
+from shared.eventstore.values import Answer
 from shared.http.api import Api
 from shared.http.auth import Authenticator
+from shared.http.door import Door
 from shared.http.fields import CODES
 from shared.http.probes import probes
 from shared.http.query import Query, Views
@@ -51,6 +54,9 @@ from shared.settings import Settings, SettingsError, read_key, read_settings
 from shared.worker import WorkerRole, stand_for
 
 L = TypeVar("L")
+
+Submitting = Callable[[Settings, Sequence[Command]], Awaitable[Sequence[Answer]]]
+"""Submits commands in the service's own name, as an operator asks, one after the other."""
 
 STORE_CONNECTIONS_MAX: Final = 6
 READ_CONNECTIONS_MAX: Final = 6
@@ -80,7 +86,8 @@ _log = logs.logger()
 class Service(Generic[L]):
     """Everything that makes a service this one: its tables, as `services/<name>/main.py` collects them.
 
-    `look_up_reader` makes the object that use cases plan with, over a pool; `imbalance` is the sum of its ledger, where it keeps one.
+    `look_up_reader` makes the object that use cases plan with, over a pool; `imbalance` is the sum of its ledger, where it keeps one;
+    `add_commands` adds what only operators of this service do to its command line.
     """
 
     name: str
@@ -101,6 +108,7 @@ class Service(Generic[L]):
     figures: Sequence[Figure] = ()
     migrations: MigrationSet
     imbalance: Callable[[Connection], Awaitable[int]] | None = None
+    add_commands: "Callable[[typer.Typer, operating.Run, Submitting], None] | None" = None
 
     @property
     def consumers(self) -> Consumers[L]:
@@ -159,6 +167,8 @@ def command_line(service: Service[Any]) -> typer.Typer:
     rebuild.add_commands(app, rebuild.ReadModels(service.consumers, service.api_sql, service.imbalance), run)
     releasing.add_commands(app, releasing.Releasing(service.name, lambda settings: _at_hand(service, settings), _words(service)), run)
     operating.add_commands(app, operating.Operated(service.consumers, service.claims, _migration_sets(service)), run)
+    if service.add_commands is not None:
+        service.add_commands(app, run, lambda settings, commands: _submitted(service, settings, commands))
     return app
 
 
@@ -191,8 +201,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             store=engine.store,
             views=Views(reads, roles.reader, waits.freshness, waits.parked),
             waits=waits,
-            authenticator=Authenticator(settings.token_keys_file, settings.token_issuer),
-            is_withdrawn=waits.is_withdrawn,
+            door=Door(Authenticator(settings.token_keys_file, settings.token_issuer), waits.roles_of),
             ready=lambda: _answers(pool),
             now=engine.clock,
             fingerprint_key=hmac.digest(key, b"leifeng fingerprint", sha256),
@@ -389,6 +398,29 @@ def _words(service: Service[Any]) -> Mapping[str, frozenset[str]]:
     for column in (column for query in service.queries for column in query.columns if column.words):
         said[column.name] = said.get(column.name, frozenset()) | frozenset(column.words or ())
     return said
+
+
+async def _submitted(service: Service[Any], settings: Settings, commands: Sequence[Command]) -> Sequence[Answer]:
+    dsn, metrics = settings.postgres_dsn.get_secret_value(), Metrics(service.name, VERSION)
+    async with (
+        open_pool(dsn, f"{service.name} operator", 2, role=(await roles_at(dsn)).app) as pool,
+        _engine(service, pool, read_key(settings.key_file), metrics) as engine,
+    ):
+        await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
+        return [
+            await engine.commands.submit(
+                each.use_case,
+                each.body,
+                ids=dict(each.ids),
+                actor=system_actor(service.name),
+                command_id=uuid4(),
+                fingerprint=None,
+                correlation_id=uuid4(),
+                causation_id=None,
+                traceparent=None,
+            )
+            for each in commands
+        ]
 
 
 @asynccontextmanager

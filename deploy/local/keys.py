@@ -100,12 +100,12 @@ def issue_token(keys: Keys, issuer: str, *, person: uuid.UUID, role: str, unit: 
 
     Raises Trouble: unknown role, more than 15 minutes.
     """
-    from shared.application import Role  # Late: the supervisor needs nothing of the services, and stays small.
+    from shared.permissions import Role  # Late: the supervisor needs nothing of the services, and stays small.
 
     seconds = int(minutes * 60)
     if not 0 < seconds <= LIFETIME_SECONDS_MAX:
         raise Trouble(f"a token lives up to {LIFETIME_SECONDS_MAX // 60} minutes, not {minutes:g}")
-    known = [one.value for one in Role if one is not Role.SYSTEM]
+    known = [one.value for one in Role if one not in {Role.SYSTEM, Role.PUBLIC}]
     if role not in known:
         raise Trouble(f"{role} is no role: choose one of {', '.join(known)}")
     key = ECKey.import_key(json.loads(keys.issuer_private_file.read_text(encoding="ascii")))

@@ -7,6 +7,7 @@ import asyncio
 import http.client
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -281,6 +282,14 @@ class Player:
     logs: Logs
     tokens: dict[str, str] = field(default_factory=dict)
     refusals: int = 0
+
+    async def appoint(self, who: Who) -> None:
+        """Gives the first role of the installation, as an operator does, and waits until all services have heard. Raises SampleError."""
+        said = f"{who.id}={who.role}@{who.unit}"
+        run = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.registration", "grant", said)
+        if await run.wait() != 0:
+            raise SampleError(f"{who.name} cannot be made {who.role}")
+        await self.logs.settle()
 
     async def tell(
         self, who: Who, service: str, path: str, body: Mapping[str, Any], key: str, *, after: str | None = None, refused: str | None = None

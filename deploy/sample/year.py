@@ -290,6 +290,7 @@ class Year:
     async def _begin(self) -> None:
         """The programme of 2017, carried on for each year that is played; rules and roles."""
         tell = self.player.tell
+        await self.player.appoint(BUREAU)
         for year in sorted({2017, self.starts_on.year, self.ends_on.year, (self.ends_on + 20 * STEP).year}):
             text = (HERE / "programme-2017.yaml").read_text(encoding="utf-8")
             if year != 2017:

@@ -9,16 +9,17 @@ from uuid import UUID
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from services.hours.domain import account, attendance, policy
-from services.hours.domain.account import Account, Approver
-from services.hours.domain.attendance import Activity, Attendance, Recorder
+from services.hours.domain.account import Account
+from services.hours.domain.attendance import Activity, Attendance
 from services.hours.domain.day import civil_day, day_of
 from services.hours.domain.policy import HoursPolicies
-from shared.application import Actor, Aggregate, Asked, Claims, Plan, Role, UseCase
+from shared.application import Aggregate, Asked, Claims, Plan, UseCase
 from shared.clock import CIVIL_ZONE, civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.hours import HoursPolicyAdopted
 from shared.envelope import Stream
 from shared.files import read_file
+from shared.permissions import Role
 
 HOURS_POLICY: Final = Aggregate("hours_policy", HoursPolicies(), policy.evolve)
 ATTENDANCE: Final = Aggregate("attendance", Attendance(), attendance.evolve)
@@ -153,7 +154,7 @@ async def _check_in(asked: Asked[Nothing], lookups: LookUps) -> Plan[Attendance]
         activity=door.activity,
         is_volunteer=door.is_volunteer,
         is_enrolled=door.is_enrolled,
-        recorder=Recorder(asked.actor.person_id, asked.actor.unit),
+        recorder=asked.actor,
         policy=door.policy,
         now=asked.now,
         today=today,
@@ -163,8 +164,7 @@ async def _check_in(asked: Asked[Nothing], lookups: LookUps) -> Plan[Attendance]
 
 async def _check_out(asked: Asked[Nothing], _lookups: LookUps) -> Plan[Attendance]:
     activity_id, volunteer_id = asked.ids["activity_id"], asked.ids["volunteer_id"]
-    recorder = Recorder(asked.actor.person_id, asked.actor.unit)
-    command = attendance.CheckOut(volunteer_id, activity_id, recorder, asked.now)
+    command = attendance.CheckOut(volunteer_id, activity_id, asked.actor, asked.now)
     return Plan(_attendance(activity_id, volunteer_id), ATTENDANCE, lambda state: attendance.check_out(state, command))
 
 
@@ -203,7 +203,7 @@ async def _confirm_service_time(asked: Asked[ConfirmServiceTime], lookups: LookU
         volunteer_id=volunteer_id,
         entry_id=asked.ids["entry_id"],
         served_on=served_on,
-        approver=_approver(asked.actor),
+        approver=asked.actor,
         policy=await lookups.policy_on(served_on),
     )
     return Plan(_account(volunteer_id, served_on), ACCOUNT, lambda state: account.confirm(state, command))
@@ -219,7 +219,7 @@ async def _correct_service_time(asked: Asked[CorrectServiceTime], lookups: LookU
         ends_at=body.ends_at,
         reason_code=body.reason,
         requester_id=body.requester_id,
-        approver=_approver(asked.actor),
+        approver=asked.actor,
         policy=await lookups.policy_on(body.served_on),
         now=asked.now,
     )
@@ -234,7 +234,7 @@ async def _reverse_service_time(asked: Asked[ReverseServiceTime], lookups: LookU
         served_on=body.served_on,
         reason_code=body.reason,
         requester_id=body.requester_id,
-        approver=_approver(asked.actor),
+        approver=asked.actor,
         policy=await lookups.policy_on(body.served_on),
     )
     return Plan(_account(volunteer_id, body.served_on), ACCOUNT, lambda state: account.reverse(state, command))
@@ -246,11 +246,6 @@ def _attendance(activity_id: UUID, volunteer_id: UUID) -> Stream:
 
 def _account(volunteer_id: UUID, served_on: date) -> Stream:
     return Stream("account", account.account_id(volunteer_id, served_on.year))
-
-
-def _approver(actor: Actor) -> Approver:
-    """The bureau's administrator approves for every unit, a unit's for its own activities."""
-    return Approver(actor.person_id, None if actor.role is Role.BUREAU_ADMIN else actor.unit)
 
 
 _RECORDERS: Final = frozenset({Role.KIOSK, Role.ACTIVITY_LEADER, Role.UNIT_ADMIN})

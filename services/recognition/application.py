@@ -10,13 +10,14 @@ from pydantic import BaseModel, Field
 from services.recognition.domain import policy, star
 from services.recognition.domain.policy import StarPolicies
 from services.recognition.domain.star import Confirmed, Stars
-from shared.application import Actor, Aggregate, Asked, Claims, Plan, Role, UseCase
+from shared.application import Aggregate, Asked, Claims, Plan, UseCase
 from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.recognition import StarPolicyAdopted
 from shared.envelope import Stream
 from shared.errors import BehindParkedError
 from shared.files import read_file
+from shared.permissions import Role
 
 STAR: Final = Aggregate("star", Stars(), star.evolve)
 STAR_POLICY: Final = Aggregate("star_policy", StarPolicies(), policy.evolve)
@@ -89,22 +90,11 @@ async def _apply_for_star(asked: Asked[ApplyForStar], lookups: LookUps) -> Plan[
         volunteer_id=volunteer_id,
         wanted=asked.body.stars,
         unit_code=unit_code,
-        barred=_barred(asked.actor, volunteer_id, unit_code),
+        asker=asked.actor,
         confirmed=confirmed,
         policy=policy.in_force(await lookups.policies(), civil_date(asked.now)),
     )
     return Plan(stream, STAR, lambda stars: star.apply_for_star(stars, command))
-
-
-def _barred(actor: Actor, volunteer_id: UUID, unit_code: str | None) -> str | None:
-    """The volunteer may ask, the unit's admin for those without a phone (notice 七(二)), and the bureau's."""
-    match actor.role:
-        case Role.VOLUNTEER:
-            return None if actor.person_id == volunteer_id else "not_own_record"
-        case Role.UNIT_ADMIN:
-            return None if unit_code in {actor.unit, None} else "wrong_unit"  # None: say that nobody of this id is a volunteer.
-        case _:
-            return None
 
 
 async def _reassess_stars(asked: Asked[Reassess], lookups: LookUps) -> Plan[Stars]:

@@ -10,9 +10,8 @@ from uuid import UUID, uuid5
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints
 
 from services.registration.domain import activity, programme, role, volunteer
-from services.registration.domain.asker import Asker, Reach
 from services.registration.programme_file import CODE, FILE_CHARACTERS_MAX, NAMESPACE, read_programme
-from shared.application import Aggregate, Asked, Claim, Claims, Plan, Role, UseCase
+from shared.application import Aggregate, Asked, Claim, Claims, Plan, UseCase
 from shared.calendar import working_day_after
 from shared.clock import civil_date, civil_midnight
 from shared.contracts.event import Event, Refusal, RefusalText
@@ -26,6 +25,7 @@ from shared.contracts.registration import (
     VolunteerRegistered,
 )
 from shared.envelope import Stream
+from shared.permissions import Role
 
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=r"\S")]
@@ -196,13 +196,6 @@ ACTIVITY: Final[Aggregate[activity.Activity | None]] = Aggregate("activity", Non
 
 PROGRAMME_STREAM: Final = Stream("programme", uuid5(NAMESPACE, "programme"))
 
-_REACH: Final[Mapping[Role, Reach]] = {Role.BUREAU_ADMIN: "bureau", Role.SYSTEM: "bureau", Role.VOLUNTEER: "own"}
-
-
-def asker_of(asked: Asked[Any]) -> Asker:
-    """Who asks, as rules read it; a role that is not named reaches its unit."""
-    return Asker(asked.actor.person_id, asked.actor.unit, _REACH.get(asked.actor.role, "unit"))
-
 
 def volunteer_number(command_id: UUID) -> str:
     """A public number, drawn from the command and not from the person, so that a new attempt draws another one if it is taken."""
@@ -223,7 +216,8 @@ async def _adopt_programme(asked: Asked[AdoptProgramme], _lookups: LookUps) -> P
 
 async def _grant_role(asked: Asked[GrantRole], lookups: LookUps) -> Plan[role.Roles]:
     person_id, body = asked.ids["person_id"], asked.body
-    is_unit_known = await lookups.is_unit_known(body.unit_code)
+    # The first roles are given in the service's own name, before there are units.
+    is_unit_known = asked.actor.role is Role.SYSTEM or await lookups.is_unit_known(body.unit_code)
     fact = RoleGranted(person_id=person_id, role=body.role, unit_code=body.unit_code)
 
     def decide(roles: role.Roles) -> Sequence[Event] | Refusal:
@@ -247,7 +241,7 @@ def _on_volunteer(volunteer_id: UUID, command: volunteer.VolunteerCommand) -> Pl
 
 
 async def _register_volunteer(asked: Asked[RegisterVolunteer], lookups: LookUps) -> Plan[volunteer.Volunteer]:
-    body, asker = asked.body, asker_of(asked)
+    body, asker = asked.body, asked.actor
     own = asked.actor.person_id if asker.reach == "own" else uuid5(asked.command_id, "volunteer")
     volunteer_id = body.volunteer_id or own
     command = volunteer.RegisterVolunteer(
@@ -270,23 +264,23 @@ async def _register_volunteer(asked: Asked[RegisterVolunteer], lookups: LookUps)
 
 async def _give_consent(asked: Asked[GiveConsent], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
     volunteer_id, body = asked.ids["volunteer_id"], asked.body
-    command = volunteer.GiveConsent(volunteer_id, asker_of(asked), body.consent, body.text_version, body.guardian_name)
+    command = volunteer.GiveConsent(volunteer_id, asked.actor, body.consent, body.text_version, body.guardian_name)
     return _on_volunteer(volunteer_id, command)
 
 
 async def _withdraw_consent(asked: Asked[WithdrawConsent], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
     volunteer_id = asked.ids["volunteer_id"]
-    return _on_volunteer(volunteer_id, volunteer.WithdrawConsent(volunteer_id, asker_of(asked), asked.body.consent))
+    return _on_volunteer(volunteer_id, volunteer.WithdrawConsent(volunteer_id, asked.actor, asked.body.consent))
 
 
 async def _leave_programme(asked: Asked[Nothing], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
     volunteer_id = asked.ids["volunteer_id"]
-    return _on_volunteer(volunteer_id, volunteer.LeaveProgramme(volunteer_id, asker_of(asked)))
+    return _on_volunteer(volunteer_id, volunteer.LeaveProgramme(volunteer_id, asked.actor))
 
 
 async def _erase_personal_data(asked: Asked[Nothing], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
     volunteer_id = asked.ids["volunteer_id"]
-    return _on_volunteer(volunteer_id, volunteer.ErasePersonalData(volunteer_id, asker_of(asked)))
+    return _on_volunteer(volunteer_id, volunteer.ErasePersonalData(volunteer_id, asked.actor))
 
 
 def _on_activity(activity_id: UUID, command: activity.ActivityCommand, *, keep_answer: bool = True) -> Plan[activity.Activity | None]:
@@ -314,7 +308,7 @@ async def _publish_activity(asked: Asked[PublishActivity], lookups: LookUps) -> 
     )
     command = activity.PublishActivity(
         activity=published,
-        asker=asker_of(asked),
+        asker=asked.actor,
         now=asked.now,
         is_unit_known=await lookups.is_unit_known(body.unit_code),
         words=await lookups.words(civil_date(body.starts_at).year),
@@ -324,16 +318,16 @@ async def _publish_activity(asked: Asked[PublishActivity], lookups: LookUps) -> 
 
 async def _change_capacity(asked: Asked[ChangeCapacity], _lookups: LookUps) -> Plan[activity.Activity | None]:
     body = asked.body
-    command = activity.ChangeCapacity(body.position, body.capacity, asker_of(asked), asked.now, reply_by(asked.now))
+    command = activity.ChangeCapacity(body.position, body.capacity, asked.actor, asked.now, reply_by(asked.now))
     return _on_activity(asked.ids["activity_id"], command)
 
 
 async def _hold_activity(asked: Asked[HoldActivity], _lookups: LookUps) -> Plan[activity.Activity | None]:
-    return _on_activity(asked.ids["activity_id"], activity.HoldActivity(asked.body.result, asker_of(asked), asked.now))
+    return _on_activity(asked.ids["activity_id"], activity.HoldActivity(asked.body.result, asked.actor, asked.now))
 
 
 async def _cancel_activity(asked: Asked[CancelActivity], _lookups: LookUps) -> Plan[activity.Activity | None]:
-    return _on_activity(asked.ids["activity_id"], activity.CancelActivity(asked.body.reason, asker_of(asked)))
+    return _on_activity(asked.ids["activity_id"], activity.CancelActivity(asked.body.reason, asked.actor))
 
 
 def _on_seat(
@@ -351,7 +345,7 @@ def _on_seat(
 
 
 async def _enroll(asked: Asked[Enroll], lookups: LookUps) -> Plan[activity.Activity | None]:
-    body, asker = asked.body, asker_of(asked)
+    body, asker = asked.body, asked.actor
     return _on_seat(
         asked,
         await lookups.person(body.volunteer_id),
@@ -361,7 +355,7 @@ async def _enroll(asked: Asked[Enroll], lookups: LookUps) -> Plan[activity.Activ
 
 
 async def _accept_offer(asked: Asked[AcceptOffer], lookups: LookUps) -> Plan[activity.Activity | None]:
-    volunteer_id, body, asker = asked.ids["volunteer_id"], asked.body, asker_of(asked)
+    volunteer_id, body, asker = asked.ids["volunteer_id"], asked.body, asked.actor
     return _on_seat(
         asked,
         await lookups.person(volunteer_id),
@@ -371,7 +365,7 @@ async def _accept_offer(asked: Asked[AcceptOffer], lookups: LookUps) -> Plan[act
 
 
 async def _withdraw_enrollment(asked: Asked[WithdrawEnrollment], lookups: LookUps) -> Plan[activity.Activity | None]:
-    volunteer_id, body, asker = asked.ids["volunteer_id"], asked.body, asker_of(asked)
+    volunteer_id, body, asker = asked.ids["volunteer_id"], asked.body, asked.actor
     return _on_seat(
         asked,
         await lookups.person(volunteer_id),
@@ -404,6 +398,10 @@ _PERSON: Final = ("volunteer_unknown", "not_own_record", "person_erased", "volun
 _CLASH: Final = ("record_parked", "time_clash", "override_not_allowed")
 
 
+GRANT_ROLE: Final[UseCase[GrantRole, LookUps]] = UseCase(
+    "grant_role", "/people/{person_id}/roles", GrantRole, _BUREAU, _grant_role, ("unit_unknown",), "授权", "Grant a role"
+)
+
 RELEASE_SEAT: Final[UseCase[ReleaseSeat, LookUps]] = UseCase(
     "release_seat", None, ReleaseSeat, _SYSTEM, _release_seat, (*_SEATS, "not_enrolled"), "收回名额", "Give back a seat"
 )
@@ -418,7 +416,7 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
         ("programme_file_invalid", "programme_already_adopted", "unit_already_registered"),
         "制定年度活动方案", "Adopt a year's programme and its units from a file",
     ),
-    UseCase("grant_role", "/people/{person_id}/roles", GrantRole, _BUREAU, _grant_role, ("unit_unknown",), "授权", "Grant a role"),
+    GRANT_ROLE,
     UseCase("withdraw_role", "/people/{person_id}/roles/withdraw", WithdrawRole, _BUREAU, _withdraw_role, (), "撤权", "Withdraw a role"),
     UseCase(
         "register_volunteer", "/volunteers", RegisterVolunteer, _PERSONS, _register_volunteer,

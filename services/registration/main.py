@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from services.registration import application, inbox, projections
+from services.registration import application, inbox, operating, projections
 from shared.contracts import registration
 from shared.process import Service
 
@@ -24,4 +24,5 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     reactions=inbox.REACTIONS,
     figures=projections.FIGURES,
     migrations=inbox.MIGRATIONS,
+    add_commands=operating.add_commands,
 )

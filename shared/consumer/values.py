@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Generic, Literal, LiteralString, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
-from shared.application import Actor, Command, Role, UseCase
+from shared.application import Command, UseCase
 from shared.contracts.event import Event
 from shared.envelope import Record
+from shared.permissions import Actor, Role
 from shared.postgres import Connection
 
 L = TypeVar("L")

@@ -6,7 +6,6 @@ from time import monotonic
 from typing import Any, Final
 from uuid import UUID
 
-from shared.application import Actor
 from shared.consumer.values import Reaction
 from shared.contracts.topics import subscribed
 from shared.errors import NotCaughtUpError
@@ -32,7 +31,7 @@ class Waits:
         self._reacting = frozenset(each.source for each in reactions)
         self._inbox = frozenset(subscribed(f"{store.service}.inbox"))
         self._views = frozenset(subscribed(f"{store.service}.views"))
-        self._withdrawn = Gathered(self._read_withdrawn)
+        self._roles = Gathered(self._read_roles)
 
     async def for_lookups(self, tokens: Sequence[PositionToken], within_seconds: float) -> None:
         """Until the inbox has applied every token; a log that the inbox does not read changes no decision and is not waited for.
@@ -96,13 +95,15 @@ class Waits:
         rows = await connection.fetch("SELECT DISTINCT key FROM consumer.blocked WHERE consumer = 'views'")
         return frozenset(row["key"] for row in rows)
 
-    async def is_withdrawn(self, actor: Actor) -> bool:
-        """Whether the role was withdrawn at a higher position than it was last granted."""
-        return await self._withdrawn((actor.person_id, f"role:{actor.role}:{actor.unit}"))
+    async def roles_of(self, person_id: UUID) -> Mapping[tuple[str, str], bool]:
+        """What registration has granted a person, role and unit, as far as this service has read: whether they hold it still."""
+        return await self._roles(person_id)
 
-    async def _read_withdrawn(self, roles: Sequence[tuple[UUID, str]]) -> Sequence[bool]:
-        rows = await self._pool.fetch(_SELECT_WITHDRAWN, [person for person, _ in roles], [kind for _, kind in roles])
-        return [row["withdrawn"] for row in rows]
+    async def _read_roles(self, persons: Sequence[UUID]) -> Sequence[Mapping[tuple[str, str], bool]]:
+        found: dict[UUID, dict[tuple[str, str], bool]] = {each: {} for each in persons}
+        for row in await self._pool.fetch(_SELECT_ROLES, persons):
+            found[row["subject"]][row["role"], row["unit"]] = row["is_held"]
+        return list(found.values())
 
 
 _SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.position WHERE consumer = $1 AND log = $2"
@@ -117,9 +118,8 @@ _SELECT_FRESHNESS: Final = """
     LEFT JOIN consumer.stopped AS stopped ON stopped.consumer = 'views' AND stopped.log = asked.source
     ORDER BY asked.source
 """
-_SELECT_WITHDRAWN: Final = """
-    SELECT coalesce(known.withdrawn, false) AS withdrawn
-    FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS asked (subject, kind, place)
-    LEFT JOIN consumer.withdrawn AS known USING (subject, kind)
-    ORDER BY asked.place
+_SELECT_ROLES: Final = """
+    SELECT subject, split_part(kind, ':', 2) AS role, split_part(kind, ':', 3) AS unit,
+           given_position IS NOT NULL AND NOT withdrawn AS is_held
+    FROM consumer.withdrawn WHERE subject = ANY ($1::uuid[]) AND kind LIKE 'role:%'
 """

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
-from shared.application import Actor, Aggregate, Asked, Claim, Claims, Plan, UseCase
+from shared.application import Aggregate, Asked, Claim, Claims, Plan, UseCase
 from shared.clock import Clock
 from shared.codec import Codec
 from shared.contracts.event import Event, Refusal
@@ -26,6 +26,7 @@ from shared.errors import FingerprintMismatchError, LogClosedError, StaleVersion
 from shared.eventstore.values import Answer, AnsweringStore, AppendRequest, ClaimTaken, Conflict, FingerprintMismatch, NewEvent
 from shared.ids import event_id
 from shared.metrics import Metrics
+from shared.permissions import Actor
 
 L = TypeVar("L")
 

@@ -8,14 +8,15 @@ from uuid import UUID
 
 from starlette.requests import Request
 
-from shared.application import Actor, Role, UseCase
+from shared.application import UseCase
 from shared.contracts.event import Event, RefusalText
 from shared.eventstore.values import Answer, EventStore
-from shared.http.auth import Authenticator
+from shared.http.door import ROLE_CODES, Door
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Query, Views
 from shared.metrics import Metrics
+from shared.permissions import Actor, Role
 
 COMMANDS_IN_FLIGHT_MAX: Final = 200
 """Commands under way in one process; the next one is told to come back (429)."""
@@ -72,8 +73,7 @@ class Api:
     store: EventStore
     views: Views
     waits: Waits
-    authenticator: Authenticator
-    is_withdrawn: Callable[[Actor], Awaitable[bool]]
+    door: Door
     ready: Callable[[], Awaitable[bool]]
     now: Callable[[], Awaitable[datetime]]
     fingerprint_key: bytes
@@ -84,21 +84,19 @@ class Api:
     commands_in_flight_max: int = COMMANDS_IN_FLIGHT_MAX
 
     async def asker(self, request: Request, roles: frozenset[Role]) -> Actor:
-        """Who asks, when the token and the role allow it. Raises ProblemError (401, 403)."""
-        actor = self.authenticator.actor(request.headers.get("authorization"))
-        if actor.role not in roles:
-            raise ProblemError("role_not_allowed", role=actor.role.value, roles=sorted(role.value for role in roles))
-        if await self.is_withdrawn(actor):
-            raise ProblemError("role_withdrawn", role=actor.role.value)
-        return actor
+        """Who asks, when the token and the role allow it. Raises ProblemError (400, 401, 403)."""
+        return await self.door.actor(request.headers, roles)
 
     async def reader(self, request: Request, roles: frozenset[Role]) -> Actor | None:
         """Who reads what is open to everybody: who may ask for more, or None for anybody else, whatever other role a token gives.
 
         Raises ProblemError (401) for a token that does not count.
         """
-        header = request.headers.get("authorization")
-        if header is None:
+        if "authorization" not in request.headers:
             return None
-        actor = self.authenticator.actor(header)
-        return actor if actor.role in roles and not await self.is_withdrawn(actor) else None
+        try:
+            return await self.asker(request, roles)
+        except ProblemError as problem:
+            if problem.code in ROLE_CODES:
+                return None
+            raise

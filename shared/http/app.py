@@ -1,7 +1,7 @@
 """`build_app`: the routes of a service, from its tables."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,8 +21,9 @@ from shared.http.gate import Gate, Handler, guarded, http_exceptions
 from shared.http.page import Pages
 from shared.http.probes import is_ready
 from shared.http.problems import Catalogue, ProblemError, catalogue
-from shared.http.reads import log_handler, query_handler, stream_handler
+from shared.http.reads import AUDIT_ROLES, log_handler, query_handler, stream_handler
 from shared.metrics import CONTENT_TYPE, Metrics
+from shared.permissions import APART, EVERYBODY, REACH, Action, Role
 
 
 def build_app(api: Api) -> FastAPI:
@@ -32,15 +33,15 @@ def build_app(api: Api) -> FastAPI:
     """
     problems = catalogue(api.refusals)
     _check(api, problems)
-    routes = _Routes(problems)
-    commands = CommandRoutes(api, problems)
+    routes = _Routes(problems, api.metrics)
+    commands = CommandRoutes(api)
     for use_case in api.use_cases:
         if use_case.path is not None:
-            routes.add_command(f"/api/v1{use_case.path}", commands.handler(use_case))
+            routes.add_command(f"/api/v1{use_case.path}", commands.handler(use_case), use_case.roles)
     for query in api.queries:
-        routes.add("GET", f"/api/v1{query.path}", query_handler(api, query))
-    routes.add("GET", "/api/v1/streams/{stream}/events", stream_handler(api))
-    routes.add("GET", "/api/v1/events", log_handler(api))
+        routes.add("GET", f"/api/v1{query.path}", query_handler(api, query), EVERYBODY if query.public else query.roles)
+    routes.add("GET", "/api/v1/streams/{stream}/events", stream_handler(api), AUDIT_ROLES)
+    routes.add("GET", "/api/v1/events", log_handler(api), AUDIT_ROLES)
     _add_documents(routes, api, problems)
     _add_pages(routes, api, problems)
     _add_probes(routes, api)
@@ -55,6 +56,7 @@ def build_app(api: Api) -> FastAPI:
     )
     app.router.routes.extend(routes.made)
     app.state.draining = False
+    app.state.actions = tuple(routes.actions)
     return app
 
 
@@ -107,19 +109,22 @@ class _ShortWay:
 
 
 class _Routes:
-    """Collects routes, each guarded."""
+    """Collects routes, each guarded, and with them the table of who may what."""
 
-    def __init__(self, problems: Catalogue) -> None:
+    def __init__(self, problems: Catalogue, metrics: Metrics) -> None:
         self._problems = problems
+        self._metrics = metrics
         self.made: list[Route] = []
+        self.actions: list[Action] = []
         self.commands: dict[str, Handler] = {}
 
-    def add_command(self, path: str, handler: Handler) -> None:
-        self.commands[path] = guarded(path, handler, self._problems)
-        self.add("POST", path, handler)
+    def add_command(self, path: str, handler: Handler, roles: frozenset[Role]) -> None:
+        self.commands[path] = guarded(path, handler, self._problems, self._metrics)
+        self.add("POST", path, handler, roles)
 
-    def add(self, method: str, path: str, handler: Handler) -> None:
-        self.made.append(Route(path, guarded(path, handler, self._problems), methods=[method]))
+    def add(self, method: str, path: str, handler: Handler, roles: frozenset[Role] = EVERYBODY) -> None:
+        self.made.append(Route(path, guarded(path, handler, self._problems, self._metrics), methods=[method]))
+        self.actions.append(Action(method, path, roles))
 
 
 def _check(api: Api, problems: Catalogue) -> None:
@@ -173,6 +178,18 @@ def _add_documents(routes: _Routes, api: Api, problems: Catalogue) -> None:
     routes.add("GET", "/schemas", all_schemas)
     routes.add("GET", "/schemas/{type}/{version}", one_schema)
     routes.add("GET", "/problems.json", all_problems)
+    routes.add("GET", "/permissions.json", _once(lambda: permissions_body(routes.actions)))
+
+
+def permissions_body(actions: Sequence[Action]) -> dict[str, Any]:
+    """The table of who may what, as it is enforced: every route with its roles, how far each role reaches, and which hands stay apart."""
+    return {
+        "actions": [
+            {"method": each.method, "path": each.path, "roles": [role.value for role in Role if role in each.roles]} for each in actions
+        ],
+        "reach": {role.value: reach for role, reach in REACH.items()},
+        "apart": {duty: list(hands) for duty, hands in APART.items()},
+    }
 
 
 def _add_pages(routes: _Routes, api: Api, problems: Catalogue) -> None:

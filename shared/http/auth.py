@@ -1,4 +1,4 @@
-"""Bearer tokens: who asks, in which role, for which unit (security.md 4.1).
+"""Bearer tokens: who asks (security.md 4.1). A token may say as which of their roles they ask; whether they hold it is looked up.
 
 Algorithms by allow-list, keys only from the issuer's JWKS file, `typ`, `iss`, `aud`, `exp`, `nbf` and a lifetime of 15 minutes at most.
 Instants here are the machine's, never the travelling clock's: a token is about real people at real time.
@@ -22,8 +22,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from pydantic_core import from_json
 
-from shared.application import Actor, Role
 from shared.http.problems import ProblemError
+from shared.permissions import Role
 
 AUDIENCE: Final = "leifeng"
 TYPE: Final = "at+jwt"
@@ -31,6 +31,7 @@ ALGORITHMS: Final = ("EdDSA", "Ed25519", "ES256")
 TOKEN_BYTES_MAX: Final = 8 * 1024
 LIFETIME_SECONDS_MAX: Final = 15 * 60
 LEEWAY_SECONDS: Final = 30
+UNIT_CHARACTERS_MAX: Final = 100
 KEYS_REREAD_SECONDS: Final = 5.0
 """The JWKS file is looked at again at most this often; a rotated key counts without a restart."""
 TOKENS_KEPT_MAX: Final = 10_000
@@ -38,16 +39,25 @@ TOKENS_KEPT_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Who somebody is, as their token says, and as what they want to act, where it says that too. Nothing here is a right."""
+
+    person_id: UUID
+    role: Role | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Verified:
     """What a token says; between which instants (seconds since 1970) it counts."""
 
-    actor: Actor
+    caller: Caller
     starts: float
     ends: float
 
 
 class Authenticator:
-    """Turns the header `Authorization` into an Actor. Raises ProblemError (401)."""
+    """Turns the header `Authorization` into a Caller. Raises ProblemError (401)."""
 
     def __init__(self, keys_file: Path, issuer: str, *, now: Callable[[], float] = time) -> None:
         self._keys_file = keys_file
@@ -58,7 +68,7 @@ class Authenticator:
         self._looked_at = monotonic()
         self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
-    def actor(self, authorization: str | None) -> Actor:
+    def caller(self, authorization: str | None) -> Caller:
         """Who asks. The token is judged whole before a word of it is believed."""
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
@@ -76,7 +86,7 @@ class Authenticator:
         else:
             self._known.move_to_end(name)
             self._judge_time(known.starts, known.ends)
-        return known.actor
+        return known.caller
 
     def _judged(self, claims: dict[str, Any]) -> _Verified:
         issued, ends = _instant(claims, "iat"), _instant(claims, "exp")
@@ -86,7 +96,7 @@ class Authenticator:
         self._judge_time(starts, ends)
         if claims.get("iss") != self._issuer or claims.get("aud") not in (AUDIENCE, [AUDIENCE]):
             raise ProblemError("token_invalid")
-        return _Verified(_actor_of(claims), starts, ends)
+        return _Verified(_caller_of(claims), starts, ends)
 
     def _claims(self, token: str, keys: KeySet) -> dict[str, Any]:
         try:
@@ -127,14 +137,17 @@ def _instant(claims: dict[str, Any], name: str) -> float:
     return value
 
 
-def _actor_of(claims: dict[str, Any]) -> Actor:
-    person, role, unit = claims.get("sub"), claims.get("role"), claims.get("unit")
-    if not isinstance(person, str) or not isinstance(role, str) or not isinstance(unit, str) or not 0 < len(unit) <= 100:
-        raise ProblemError("token_invalid")
+def _caller_of(claims: dict[str, Any]) -> Caller:
+    person, role, unit = claims.get("sub"), claims.get("role"), claims.get("unit", "")
     try:
-        actor = Actor(UUID(person), Role(role), unit)
-    except ValueError:
+        return Caller(UUID(person), *acting(role, unit)) if role is not None else Caller(UUID(person))
+    except (ValueError, TypeError, AttributeError):
         raise ProblemError("token_invalid") from None
-    if actor.role is Role.SYSTEM:  # The service itself never comes through the door.
-        raise ProblemError("token_invalid")
-    return actor
+
+
+def acting(role: Any, unit: Any) -> tuple[Role, str]:
+    """A role that somebody may ask as, and its unit. Raises ValueError."""
+    found = Role(role)
+    if found in {Role.SYSTEM, Role.PUBLIC} or not isinstance(unit, str) or not 0 < len(unit) <= UNIT_CHARACTERS_MAX:
+        raise ValueError(role)  # The service itself never comes through the door, and who has a token is somebody.
+    return found, unit

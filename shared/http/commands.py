@@ -24,7 +24,7 @@ from shared.http.body import COMMAND_LIMITS, IMPORT_LIMITS, BodyLimits, canonica
 from shared.http.deadline import Deadline
 from shared.http.gate import Handler, exchange_of, single
 from shared.http.positions import PositionToken, parse_tokens
-from shared.http.problems import Catalogue, ProblemError
+from shared.http.problems import ProblemError
 from shared.http.query import FOLLOW_SECONDS_MAX
 from shared.tracing import parse_uuid
 
@@ -36,9 +36,8 @@ _log = logs.logger()
 class CommandRoutes:
     """The handlers of all commands of a service; they share one bound on what is under way."""
 
-    def __init__(self, api: Api, catalogue: Catalogue) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._catalogue = catalogue
         self._under_way: set[asyncio.Task[Answer]] = set()
 
     def handler(self, use_case: UseCase[Any, Any]) -> Handler:
@@ -87,7 +86,7 @@ class CommandRoutes:
                     duration_ms=round(duration * 1000, 1),
                 )
                 if answer.refusal is not None:
-                    return self._refused(answer, answer.refusal, request)
+                    raise _refused(answer, answer.refusal)
                 log_id = records[0].log_id if records else (await deadline.meet(api.store.head())).log_id
                 return self._accepted(answer, records, log_id)
 
@@ -105,17 +104,16 @@ class CommandRoutes:
     async def _read(self, answer: Answer) -> Sequence[Record]:
         return await self._api.store.read_page(answer.first_position - 1, answer.count)
 
-    def _refused(self, answer: Answer, refusal: Refusal, request: Request) -> Response:
-        problem = ProblemError(
-            refusal.code, command_id=answer.command_id, outcome="refused", values=dict(refusal.detail), headers=_replayed(answer)
-        )
-        return self._catalogue.response(problem, exchange_of(request).language)
-
     def _accepted(self, answer: Answer, records: Sequence[Record], log_id: UUID) -> Response:
         position = PositionToken(self._api.service, log_id, answer.last_position)
         etag = {"ETag": f'"{records[-1].version}"'} if records else {}
         headers = {"Position": str(position), **etag, **_replayed(answer)}
         return Response(to_json(answer_body(answer, records, position)), 200, headers, "application/json")
+
+
+def _refused(answer: Answer, refusal: Refusal) -> ProblemError:
+    values = dict(refusal.detail)
+    return ProblemError(refusal.code, command_id=answer.command_id, outcome="refused", values=values, headers=_replayed(answer))
 
 
 def _replayed(answer: Answer) -> dict[str, str]:

@@ -11,6 +11,7 @@ from shared.contracts.event import Event
 from shared.http.api import Api
 from shared.http.body import BodyLimits
 from shared.http.commands import limits_of
+from shared.http.door import ROLE_CODES
 from shared.http.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, Catalogue
 from shared.http.query import PAGE_ROWS, PAGE_ROWS_MAX, Column, Kind, Query
 from shared.http.reads import AUDIT_ROLES
@@ -22,7 +23,7 @@ _BODY_CODES: Final = (
     "json_number_not_finite", "json_integer_too_large", "json_too_deep", "json_array_too_long", "text_has_nul", "text_has_lone_surrogate",
     "field_unknown", "field_missing", "field_wrong_type", "field_wrong_value",
 )  # fmt: skip
-_TOKEN_CODES: Final = ("token_missing", "token_too_large", "token_invalid", "token_expired", "role_not_allowed", "role_withdrawn")
+_TOKEN_CODES: Final = ("token_missing", "token_too_large", "token_invalid", "token_expired", "acting_as_invalid", *sorted(ROLE_CODES))
 _COMMAND_CODES: Final = (
     *_BODY_CODES, *_TOKEN_CODES, "idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused", "if_match_invalid",
     "version_stale", "correlation_id_invalid", "after_invalid", "after_foreign_log", "not_caught_up", "id_invalid", "parameter_unknown",
@@ -33,9 +34,6 @@ _READ_CODES: Final = (
     "store_unavailable",
 )  # fmt: skip
 _QUERY_CODES: Final = (*_READ_CODES, "after_invalid", "after_foreign_log", "not_caught_up", "cursor_invalid")
-
-_ROLE_CODES: Final = frozenset({"role_not_allowed", "role_withdrawn"})
-"""What nobody meets who asks for what is open to everybody."""
 
 _SAMPLE_UUID: Final = "0197f3a4-5c00-7000-8000-000000000001"
 _SAMPLE_LOG: Final = "0197f3a4-5c00-7000-8000-0000000000aa"
@@ -179,7 +177,7 @@ def _query(query: Query, catalogue: Catalogue) -> Json:
                     }
                 },
             },
-            **_problems((code for code in _QUERY_CODES if not (query.public and code in _ROLE_CODES)), catalogue),
+            **_problems((code for code in _QUERY_CODES if not (query.public and code in ROLE_CODES)), catalogue),
         },
     }
     if query.public:

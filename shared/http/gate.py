@@ -118,8 +118,8 @@ def _first(scope: Scope, name: bytes) -> str | None:
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def guarded(route: str, handler: Handler, catalogue: Catalogue) -> Handler:
-    """`handler` with its errors turned into problems; `route` is the template that metrics and logs name it by."""
+def guarded(route: str, handler: Handler, catalogue: Catalogue, metrics: Metrics) -> Handler:
+    """`handler` with its errors turned into problems, each denial logged and counted; `route` is the template that both name it by."""
 
     async def handle(request: Request) -> Response:
         exchange = exchange_of(request)
@@ -130,6 +130,7 @@ def guarded(route: str, handler: Handler, catalogue: Catalogue) -> Handler:
             problem = problem_of(error, route)
             if catalogue.types[problem.code].status in {401, 403}:
                 _log.info("denied", code=problem.code, route=route)
+                metrics.denials_total.labels(problem.code).inc()
             return catalogue.response(problem, exchange.language)
 
     return handle

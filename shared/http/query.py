@@ -14,10 +14,10 @@ from uuid import UUID
 
 import asyncpg
 
-from shared.application import Actor, Role
 from shared.clock import CIVIL_ZONE
 from shared.errors import NotCaughtUpError, StoreUnavailableError
 from shared.http.problems import ProblemError
+from shared.permissions import Actor, Role
 from shared.tracing import parse_uuid
 
 PAGE_ROWS_MAX: Final = 200

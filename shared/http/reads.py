@@ -9,7 +9,6 @@ from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.application import Role
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.topics import CATEGORIES, SERVICES
 from shared.envelope import Record, Stream
@@ -20,6 +19,7 @@ from shared.http.gate import Handler, single
 from shared.http.positions import PositionToken, parse_tokens
 from shared.http.problems import ProblemError
 from shared.http.query import FOLLOW_SECONDS_MAX, Freshness, Page, Query, read, read_cursor, read_filters, read_limit
+from shared.permissions import Role
 
 AUDIT_ROLES: Final = frozenset({Role.AUDITOR, Role.BUREAU_ADMIN})
 """Who may look into the log itself. Personal fields are sealed there for them too."""

@@ -26,6 +26,7 @@ FOLLOWED_WITHIN_SECONDS: Final = 120.0
 _POSITIONS: Final = (
     "SELECT coalesce(min(applied), 0) FROM consumer.position WHERE log = 'hours' AND consumer IN ('views', 'inbox') HAVING count(*) = 2"
 )
+_APPOINT: Final = "INSERT INTO consumer.withdrawn (subject, kind, given_position) VALUES ($1, $2, 0)"
 _CONFIRMED: Final = "SELECT count(*) FROM es.event WHERE type = 'hours.service_time_confirmed'"
 
 Post = tuple[str, str]
@@ -139,6 +140,8 @@ async def hours(place: Place, entries: int) -> AsyncIterator[Rig]:
             rig = Rig(stack, log, work.Ids("rig"))
             await work.say_policy(log, work.Ids("policy"))
             await rig.fill(entries)
+            # As if registration, which does not run here, had said so.
+            await log.owner.execute(_APPOINT, work.APPROVER.person_id, f"role:{work.APPROVER.role}:{work.UNIT}")
             stack.start("hours-api", "hours-worker")
             await rig.followed()
             yield rig

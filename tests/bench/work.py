@@ -11,7 +11,6 @@ from uuid import UUID
 from services.hours.application import CONFIRM_SERVICE_TIME, PROPOSE_SERVICE_TIME, ConfirmServiceTime, LookUps, ProposeServiceTime
 from services.hours.domain.account import account_id
 from services.hours.inbox import LOOK_UPS
-from shared.application import Actor, Role
 from shared.codec import Codec
 from shared.consumer.values import Fact
 from shared.contracts.event import Event
@@ -20,6 +19,7 @@ from shared.envelope import Stream
 from shared.eventstore.submit import Commands
 from shared.eventstore.values import Answer, AppendRequest, NewEvent
 from shared.ids import event_id
+from shared.permissions import Actor, Role
 from shared.postgres import Connection
 from tests.bench.place import Log
 

@@ -141,6 +141,25 @@ class Stack:
             base_url=base_url(self.ports, service), headers={"Authorization": self.token(person, role, unit)}, timeout=10
         )
 
+    async def appoint(self, *who: tuple[str | UUID, str, str]) -> None:
+        """Gives roles (person, role, unit) as an operator does, and waits until every service with a worker has heard of it.
+
+        The clock has been set.
+        """
+        said = [f"{person_id(str(person))}={role}@{unit}" for person, role, unit in who]
+        run = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.registration", "grant", *said, cwd=CHECKOUT,
+            env={**os.environ, **self.environment("registration")}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        out, _ = await asyncio.wait_for(run.communicate(), 60)
+        assert run.returncode == 0, out.decode()[-2000:]
+        end = time.monotonic() + 60
+        for service in {name.partition("-")[0] for name, child in self.processes.items() if "-worker" in name and child.running()}:
+            for person, role, unit in who:
+                while not await self.sql(service, _HELD, person_id(str(person)), f"role:{role}:{unit}"):
+                    assert time.monotonic() < end, f"{service} does not hear that {person} is {role} of {unit}"
+                    await asyncio.sleep(0.05)
+
     async def travel(self, instant: datetime) -> None:
         """Moves the clock of every service forward."""
         for service in SERVICES:
@@ -200,6 +219,7 @@ class Stack:
 
 
 _HEAD = "SELECT coalesce(max(position), 0) AS head FROM es.event"
+_HELD = "SELECT FROM consumer.withdrawn WHERE subject = $1 AND kind = $2 AND given_position IS NOT NULL AND NOT withdrawn"
 _PLACES = "SELECT consumer, log, applied, reacted FROM consumer.position"
 _DUE = """SELECT count(*) AS due FROM consumer.deadline WHERE due_at <= coalesce((SELECT "now" FROM es.log), now())"""
 

@@ -27,6 +27,14 @@ version: "e2e"
 effective_from: 2017-01-01
 thresholds_hours: [2, 100, 200, 300, 400]
 """
+CAST: Final = (
+    ("局长甲", "bureau_admin", "water-bureau"),
+    ("局长甲", "bureau_admin", "bureau"),
+    ("科长丙", "unit_admin", UNIT),
+    *((f"科长乙 {unit}", "unit_admin", unit) for unit in (UNIT, OTHER_UNIT)),
+    *((f"签到机 {unit}", "kiosk", unit) for unit in (UNIT, OTHER_UNIT)),
+)
+"""Who holds which role from the beginning."""
 _BEGIN: Final = "2016-12-20T09:00"
 _FIRST_DAY: Final = date(2017, 1, 9)
 
@@ -104,9 +112,10 @@ class Stage:
         self.programme_at = ""
 
     async def set(self) -> None:
-        """Programme, hours policy and star policy."""
+        """Roles, programme, hours policy and star policy."""
         if await self.now() is None:
             await self.stack.travel(civil(_BEGIN))
+        await self.stack.appoint(*CAST)
         programme = {"file": (SAMPLE / "programme-2017.yaml").read_text()}
         hours_policy = {"file": (SAMPLE / "hours-policy.yaml").read_text()}
         self.programme_at = accepted(await command(self.bureau("registration"), "/programmes", programme, key="e2e"))["position"]

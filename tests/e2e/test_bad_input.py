@@ -163,6 +163,7 @@ TOKENS: Final[Mapping[str, tuple[Callable[[Stack], str], str]]] = {
     "a token for another system": (lambda stack: token(stack, aud="elsewhere"), "token_invalid"),
     "a token of a role that is none": (lambda stack: token(stack, role="emperor"), "token_invalid"),
     "a token in the service's own name": (lambda stack: token(stack, role="system"), "token_invalid"),
+    "a token of a role that was never granted": (token, "role_not_held"),
     "a token of the wrong role": (lambda stack: token(stack, role="volunteer"), "role_not_allowed"),
     "a token of nine kilobytes": (lambda _: "Bearer " + "a" * 9000, "token_too_large"),
 }
@@ -293,6 +294,11 @@ async def scene(stage: Stage) -> Scene:
     [morning_entry] = await stage.waiting(dan, morning)
     [noon_entry] = await stage.waiting(dan, noon)
     await stage.confirm(morning_entry)
+    await stage.stack.appoint(
+        (cyd.id, "kiosk", UNIT),
+        ("签到机", "kiosk", OTHER_UNIT),
+        *((who, "unit_admin", UNIT) for who in (dan.id, noon_entry["recorder_id"], NOBODY)),
+    )
     await stage.stack.settled()
     return Scene(stage, today, ann, ben, cyd, dan, fay, full, clashing, cancelled, long, morning_entry, noon_entry)
 

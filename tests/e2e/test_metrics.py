@@ -217,6 +217,7 @@ _PARKED: Final = f"{_VIEWS}test_parked_keys_and_due_deadlines_are_shown_and_go_w
 _OPERATOR: Final = "e2e/test_metrics.py::test_what_an_operator_closes_and_pauses_is_shown_until_it_is_undone"
 
 ELSEWHERE: Final[Mapping[str, str]] = {
+    "denials_total": "unit/http/test_who_may_what.py::test_a_denial_is_counted",
     "relay_backlog_events": _OUTAGE,
     "relay_oldest_unpublished_timestamp_seconds": f"{_FAULTS}test_a_record_that_the_broker_refuses_holds_the_relay_but_breaks_nothing",
     "relay_republished_total": f"{_FAULTS}test_a_changed_record_counts_as_missing",

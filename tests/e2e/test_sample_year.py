@@ -16,6 +16,7 @@ from deploy.local.environment import SERVICES
 from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
+from deploy.sample.year import AUDITOR
 from tests.e2e.stack import Stack
 
 PLAYED_WITHIN_S: Final = 420.0
@@ -90,7 +91,7 @@ async def test_a_year_in_which_every_process_is_killed_adds_up(stack: Stack) -> 
     (stars,) = await stack.sql("recognition", "SELECT count(*) FILTER (WHERE outcome = 'withdrawn') AS withdrawn FROM api.star_history")
     assert stars["withdrawn"] == 1
 
-    async with stack.client("recognition", role="auditor") as auditor:
+    async with stack.client("recognition", AUDITOR.name, AUDITOR.role, AUDITOR.unit) as auditor:
         (first, *_) = (await auditor.get("/api/v1/stars", params={"limit": "1"})).json()["items"]
         behind = (await auditor.get(first["details"])).json()["items"]
     assert behind[-1]["type"] == "recognition.star_granted"

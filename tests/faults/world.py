@@ -39,7 +39,9 @@ def id_number(number: int) -> str:
 
 
 async def adopt_programme(clients: Clients) -> Asked:
-    """The programme of 2017 and its units."""
+    """The programme of 2017 and its units, by who may adopt it; and roles for all who act in this world."""
+    everybody = [(*BUREAU, "bureau"), *((*who, unit) for unit in UNITS for who in (LEADER, KIOSK))]
+    await clients.system.appoint(*everybody)
     return await clients.ask("registration", *BUREAU, "/programmes", {"file": (SAMPLE / "programme-2017.yaml").read_text()})
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 
 from shared import deadlines, kafka
-from shared.application import Actor, Role, UseCase
+from shared.application import UseCase
 from shared.codec import Codec
 from shared.consumer import apply
 from shared.consumer.apply import Consumer, Part
@@ -25,6 +25,7 @@ from shared.errors import StoreUnavailableError, StreamConflictError
 from shared.eventstore.submit import Commands
 from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head
 from shared.metrics import Metrics
+from shared.permissions import Actor, Role
 from shared.relay import shell as relay
 from shared.testing.keys import MemoryKeys
 from shared.testing.store import MemoryStore

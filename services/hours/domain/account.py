@@ -23,6 +23,7 @@ from shared.contracts.hours import (
     ServiceTimeProposed,
     ServiceTimeReversed,
 )
+from shared.permissions import Actor, Resource, barred
 
 AccountEvent = ServiceTimeProposed | ServiceTimeConfirmed | ServiceTimeCorrected | ServiceTimeReversed
 
@@ -94,21 +95,13 @@ class Propose:
 
 
 @dataclass(frozen=True, slots=True)
-class Approver:
-    """Who approves. `unit_code` None: any unit's entries (the bureau's administrator)."""
-
-    person_id: UUID
-    unit_code: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Confirm:
     """确认时长. `policy` is the version in force on the day served."""
 
     volunteer_id: UUID
     entry_id: UUID
     served_on: date
-    approver: Approver
+    approver: Actor
     policy: HoursPolicyAdopted | None
 
 
@@ -123,7 +116,7 @@ class Correct:
     ends_at: datetime
     reason_code: str
     requester_id: UUID
-    approver: Approver
+    approver: Actor
     policy: HoursPolicyAdopted | None
     now: datetime
 
@@ -137,7 +130,7 @@ class Reverse:
     served_on: date
     reason_code: str
     requester_id: UUID
-    approver: Approver
+    approver: Actor
     policy: HoursPolicyAdopted | None
 
 
@@ -299,15 +292,11 @@ def _approvable(account: Account, command: Confirm | Correct | Reverse) -> Entry
     served_on = command.day.on if isinstance(command, Correct) else command.served_on
     if entry is None or entry.served_on != served_on:
         return Refusal("entry_unknown", {"served_on": served_on.isoformat()})
-    approver = command.approver
-    if approver.unit_code not in {None, entry.unit_code}:
-        return Refusal("wrong_unit", {"unit": entry.unit_code})
-    if approver.person_id == command.volunteer_id:
-        return Refusal("approver_is_subject")
-    if approver.person_id in entry.recorders:
-        return Refusal("approver_is_recorder")
-    if not isinstance(command, Confirm) and approver.person_id == command.requester_id:
-        return Refusal("approver_is_requester")
+    requesters = () if isinstance(command, Confirm) else (command.requester_id,)
+    matter = Resource(unit=entry.unit_code, subject=command.volunteer_id, recorders=entry.recorders, requesters=requesters)
+    refused = barred(command.approver, matter, "approver")
+    if refused is not None:
+        return refused
     if not isinstance(command, Confirm) and command.requester_id not in {command.volunteer_id, *entry.recorders}:
         return Refusal("requester_unknown")  # Who was there can ask; a name made up by the approver would be no second person.
     if entry.state == "reversed":

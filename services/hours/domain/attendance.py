@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from services.hours.domain.day import CivilDay
 from shared.contracts.event import Event, Refusal
 from shared.contracts.hours import CheckedIn, CheckedOut, CheckOutMissed, HoursPolicyAdopted
+from shared.permissions import Actor, Resource, barred
 
 AttendanceEvent = CheckedIn | CheckedOut | CheckOutMissed
 
@@ -30,14 +31,6 @@ class Activity:
     starts_at: datetime
     ends_at: datetime
     state: Literal["published", "held", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Recorder:
-    """Who records, for which unit."""
-
-    person_id: UUID
-    unit_code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +63,7 @@ class CheckIn:
     activity: Activity | None
     is_volunteer: bool
     is_enrolled: bool
-    recorder: Recorder
+    recorder: Actor
     policy: HoursPolicyAdopted | None
     now: datetime
     today: CivilDay
@@ -82,7 +75,7 @@ class CheckOut:
 
     volunteer_id: UUID
     activity_id: UUID
-    recorder: Recorder
+    recorder: Actor
     now: datetime
 
 
@@ -189,12 +182,8 @@ def evolve(attendance: Attendance, event: AttendanceEvent) -> Attendance:
             assert_never(event)
 
 
-def _refuse_recorder(recorder: Recorder, volunteer_id: UUID, unit_code: str) -> Refusal | None:
-    if recorder.person_id == volunteer_id:
-        return Refusal("recorder_is_subject")
-    if recorder.unit_code != unit_code:
-        return Refusal("wrong_unit", {"unit": unit_code})
-    return None
+def _refuse_recorder(recorder: Actor, volunteer_id: UUID, unit_code: str) -> Refusal | None:
+    return barred(recorder, Resource(unit=unit_code, subject=volunteer_id), "recorder")
 
 
 def _refuse_arrival(attendance: Attendance, command: CheckIn, activity: Activity) -> Refusal | None:

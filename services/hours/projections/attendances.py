@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Final, LiteralString
 
 from services.hours.projections import activities, units
-from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import CheckedIn, CheckedOut, CheckOutMissed
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from services.hours.domain.day import minutes_between
 from services.hours.projections import activities, units
-from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeProposed, ServiceTimeReversed
 from shared.errors import InvariantError
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 AccountEvent = ServiceTimeProposed | ServiceTimeConfirmed | ServiceTimeCorrected | ServiceTimeReversed

@@ -8,10 +8,10 @@ from uuid import UUID
 
 from services.hours.projections import units
 from services.hours.projections.entries import CHANGES
-from shared.application import Role
 from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 ACCOUNTS: Final[tuple[LedgerAccount, ...]] = get_args(LedgerAccount)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import HoursPolicyAdopted
 from shared.http.query import Column, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 _FIGURES: Final = (

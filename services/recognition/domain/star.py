@@ -10,6 +10,7 @@ from uuid import UUID
 
 from shared.contracts.event import Event, Refusal
 from shared.contracts.recognition import StarDeclined, StarGranted, StarPolicyAdopted, StarWithdrawalReason, StarWithdrawn
+from shared.permissions import Actor, Resource, barred
 
 StarEvent = StarGranted | StarDeclined | StarWithdrawn
 
@@ -44,15 +45,15 @@ class Stars:
 
 @dataclass(frozen=True, slots=True)
 class ApplyForStar:
-    """申请评星. `wanted` None is the next star after those held. `unit_code` None: nobody of this id is a volunteer.
+    """申请评星, by the volunteer, or for them by their unit's or the bureau's admin (notice 七(二): for those without a phone).
 
-    `barred` is the code of the refusal when who asks is neither the volunteer nor may speak for them.
+    `wanted` None is the next star after those held. `unit_code` None: nobody of this id is a volunteer.
     """
 
     volunteer_id: UUID
     wanted: int | None
     unit_code: str | None
-    barred: str | None
+    asker: Actor
     confirmed: Confirmed
     policy: StarPolicyAdopted | None
 
@@ -60,8 +61,9 @@ class ApplyForStar:
 def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[Event] | Refusal:
     """Grants or declines the next star under the policy in force; the ladder is climbed one star at a time."""
     policy, confirmed = command.policy, command.confirmed
-    if command.barred is not None:
-        return Refusal(command.barred)
+    refused = barred(command.asker, Resource(unit=command.unit_code, subject=command.volunteer_id))
+    if refused is not None:
+        return refused
     if command.unit_code is None:
         return Refusal("not_a_volunteer")
     if policy is None:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Final, LiteralString
 
 from services.recognition.projections import units
-from shared.application import Role
 from shared.consumer.values import Fact, Projection
 from shared.contracts.recognition import StarDeclined, StarGranted, StarWithdrawn
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 

@@ -11,7 +11,6 @@ from functools import reduce
 from typing import Final, Literal
 from uuid import UUID
 
-from services.registration.domain.asker import Asker
 from shared.contracts.event import Refusal
 from shared.contracts.registration import (
     ActivityCancelled,
@@ -27,6 +26,7 @@ from shared.contracts.registration import (
     SeatOffered,
     WithdrawalReason,
 )
+from shared.permissions import Actor, Resource, barred
 
 OFFERS_END_BEFORE_START: Final = timedelta(hours=2)
 """An offer stands until the end of the next working day, but never later than this long before the start."""
@@ -79,7 +79,7 @@ class PublishActivity:
     """`activity` is what is to be said; `words` are those that the programme of its year knows, by kind."""
 
     activity: ActivityPublished
-    asker: Asker
+    asker: Actor
     now: datetime
     is_unit_known: bool
     words: Mapping[WordKind, frozenset[str]]
@@ -91,7 +91,7 @@ class ChangeCapacity:
 
     position: str
     capacity: int
-    asker: Asker
+    asker: Actor
     now: datetime
     reply_by: datetime
 
@@ -101,7 +101,7 @@ class HoldActivity:
     """The activity took place."""
 
     result: str
-    asker: Asker
+    asker: Actor
     now: datetime
 
 
@@ -110,7 +110,7 @@ class CancelActivity:
     """It will not take place."""
 
     reason: str
-    asker: Asker
+    asker: Actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Enroll:
     person: Person | None
     position: str
     override_reason: str | None
-    asker: Asker
+    asker: Actor
     now: datetime
 
 
@@ -132,7 +132,7 @@ class AcceptOffer:
     volunteer_id: UUID
     person: Person | None
     override_reason: str | None
-    asker: Asker
+    asker: Actor
     now: datetime
 
 
@@ -143,7 +143,7 @@ class WithdrawEnrollment:
     volunteer_id: UUID
     person: Person | None
     reason: WithdrawalReason
-    asker: Asker
+    asker: Actor
     now: datetime
     reply_by: datetime
 
@@ -213,9 +213,9 @@ def decide(activity: Activity | None, command: ActivityCommand) -> Decision:
         return Refusal("activity_unknown")
     if isinstance(command, ExpireOffer):
         return _expire_offer(activity, command)
-    barred = None if isinstance(command, ReleaseSeat) else _barred(activity, command)
-    if barred is not None:
-        return barred
+    refused = None if isinstance(command, ReleaseSeat) else _barred(activity, command)
+    if refused is not None:
+        return refused
     if activity.outcome != "open":
         return Refusal("activity_over" if activity.outcome == "held" else "activity_cancelled")
     match command:
@@ -245,9 +245,9 @@ def _before_start(activity: Activity, command: ChangeCapacity | Enroll | AcceptO
 
 def _publish(command: PublishActivity) -> Decision:
     activity = command.activity
-    barred = command.asker.barred_from_unit(activity.unit_code)
-    if barred is not None:
-        return barred
+    refused = barred(command.asker, Resource(unit=activity.unit_code))
+    if refused is not None:
+        return refused
     if not command.is_unit_known:
         return Refusal("unit_unknown", {"unit": activity.unit_code})
     if activity.ends_at <= activity.starts_at:
@@ -277,12 +277,12 @@ def _barred(
 ) -> Refusal | None:
     """What the organiser does is for the activity's unit; what a person does is for them, or for their own unit on their behalf."""
     if isinstance(command, ChangeCapacity | HoldActivity | CancelActivity):
-        return command.asker.barred_from_unit(activity.unit_code)
+        return barred(command.asker, Resource(unit=activity.unit_code))
     if command.person is None:
         return Refusal("volunteer_unknown")
     if isinstance(command, WithdrawEnrollment) and command.reason == "organiser_removed":
-        return command.asker.barred_from_unit(activity.unit_code)
-    return command.asker.barred_from_record(command.volunteer_id, command.person.unit_code)
+        return barred(command.asker, Resource(unit=activity.unit_code))
+    return barred(command.asker, Resource(unit=command.person.unit_code, subject=command.volunteer_id))
 
 
 def _change_capacity(activity: Activity, command: ChangeCapacity) -> Decision:

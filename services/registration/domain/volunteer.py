@@ -7,7 +7,6 @@ from datetime import date
 from typing import Final
 from uuid import UUID
 
-from services.registration.domain.asker import Asker
 from shared.contracts.event import Refusal
 from shared.contracts.registration import (
     ConsentGiven,
@@ -18,6 +17,7 @@ from shared.contracts.registration import (
     VolunteerDeregistered,
     VolunteerRegistered,
 )
+from shared.permissions import Actor, Resource, barred
 
 ADULT_YEARS: Final = 18
 """Below this age a guardian has to agree (domain.md 1.9, `minor.selfRegisterAge`)."""
@@ -40,7 +40,7 @@ class RegisterVolunteer:
     """
 
     volunteer_id: UUID
-    asker: Asker
+    asker: Actor
     number: str
     unit_code: str
     is_unit_known: bool
@@ -59,7 +59,7 @@ class GiveConsent:
     """Agrees to one more thing; for a minor the guardian does."""
 
     volunteer_id: UUID
-    asker: Asker
+    asker: Actor
     consent: ConsentKind
     text_version: str
     guardian_name: str | None
@@ -70,7 +70,7 @@ class WithdrawConsent:
     """No longer agrees to one thing. Without consent to `register` nobody enrols."""
 
     volunteer_id: UUID
-    asker: Asker
+    asker: Actor
     consent: ConsentKind
 
 
@@ -79,7 +79,7 @@ class LeaveProgramme:
     """Leaves; hours and honours stay."""
 
     volunteer_id: UUID
-    asker: Asker
+    asker: Actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class ErasePersonalData:
     """Leaves, and everything that says who the person was becomes unreadable (PIPL art. 47)."""
 
     volunteer_id: UUID
-    asker: Asker
+    asker: Actor
 
 
 VolunteerCommand = RegisterVolunteer | GiveConsent | WithdrawConsent | LeaveProgramme | ErasePersonalData
@@ -114,9 +114,9 @@ def decide(volunteer: Volunteer, command: VolunteerCommand) -> Sequence[Voluntee
     if not concerned:
         return Refusal("volunteer_unknown")
     for unit_code in concerned:
-        barred = command.asker.barred_from_record(command.volunteer_id, unit_code)
-        if barred is not None:
-            return barred
+        refused = barred(command.asker, Resource(unit=unit_code, subject=command.volunteer_id))
+        if refused is not None:
+            return refused
     if volunteer.is_erased:
         return Refusal("person_erased")
     match command:

@@ -7,7 +7,6 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.registration.projections.programmes import BY_UNIT
-from shared.application import Role
 from shared.clock import civil_date
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import (
@@ -25,6 +24,7 @@ from shared.contracts.registration import (
     SeatOffered,
 )
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 _Enrollment = tuple[str, str, datetime | None, datetime]

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from services.registration.projections.programmes import BY_UNIT
 from services.registration.projections.volunteers import STANDINGS
-from shared.application import Role
 from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 ACCOUNTS: Final[tuple[LedgerAccount, ...]] = ("timed", "backEntered", "transferred", "over_cap")

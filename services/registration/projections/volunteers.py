@@ -9,7 +9,6 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.registration.projections.programmes import BY_UNIT
-from shared.application import Role
 from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.registration import (
     ConsentGiven,
@@ -20,6 +19,7 @@ from shared.contracts.registration import (
 )
 from shared.errors import InvariantError
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 from shared.postgres import Connection
 
 

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4, uuid5
 import pytest
 
 from shared import parked
-from shared.application import Actor, Role
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting, withdrawals
 from shared.consumer.apply import Consumer
@@ -61,7 +60,6 @@ async def withdrawn(base: Base) -> dict[str, bool]:
 async def test_a_role_is_withdrawn_only_while_it_was_not_given_again(base: Base) -> None:
     log, reader = Log("registration"), await withdrawing(base)
     waits = Waits(MemoryStore("hours"), base.pool)
-    actor = Actor(PERSON, Role.UNIT_ADMIN, "water-saving-office")
     seen = []
     for event in (
         RoleGranted(person_id=PERSON, role="unit_admin", unit_code="water-saving-office"),
@@ -71,9 +69,16 @@ async def test_a_role_is_withdrawn_only_while_it_was_not_given_again(base: Base)
         RoleWithdrawn(person_id=PERSON, role="unit_admin", unit_code="another-office", reason=None),
     ):
         await reader.take([say(log, event)])
-        seen.append(await waits.is_withdrawn(actor))
-    assert seen == [False, True, True, False, False]
-    assert not await waits.is_withdrawn(Actor(uuid4(), Role.UNIT_ADMIN, "water-saving-office"))
+        seen.append(await waits.roles_of(PERSON))
+    ours, other = ("unit_admin", "water-saving-office"), ("unit_admin", "another-office")
+    assert seen == [{ours: True}, {ours: False}, {ours: False, other: True}, {ours: True, other: True}, {ours: True, other: False}]
+    assert await waits.roles_of(uuid4()) == {}
+
+
+async def test_a_role_that_was_never_given_is_not_held_when_it_is_withdrawn(base: Base) -> None:
+    log, reader = Log("registration"), await withdrawing(base)
+    await reader.take([say(log, RoleWithdrawn(person_id=PERSON, role="auditor", unit_code="office", reason=None))])
+    assert await Waits(MemoryStore("hours"), base.pool).roles_of(PERSON) == {("auditor", "office"): False}
 
 
 async def test_consent_and_persons_are_withdrawn_by_their_own_kinds(base: Base) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from pydantic import BaseModel
 
-from shared.application import Actor, Aggregate, Asked, Claim, Claims, Plan, Role, UseCase
+from shared.application import Aggregate, Asked, Claim, Claims, Plan, UseCase
 from shared.codec import Codec
 from shared.contracts.event import Event, Refusal
 from shared.contracts.registration import EnrollmentAccepted, EnrollmentWithdrawn, PersonalDataErased, VolunteerRegistered
@@ -18,6 +18,7 @@ from shared.errors import CallerError
 from shared.eventstore.submit import Commands, Keys
 from shared.eventstore.values import Answer, AnsweringStore
 from shared.metrics import Metrics
+from shared.permissions import Actor, Role
 from tests.integration.eventstore.decided import BODY, NOW
 
 SEATS: Final = 2

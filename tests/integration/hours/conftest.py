@@ -17,7 +17,6 @@ from services.hours.inbox import LookUps
 from services.hours.main import SERVICE
 from services.hours.projections import PROJECTIONS
 from shared import ids
-from shared.application import Actor, Role
 from shared.codec import Codec
 from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import Fact, system_actor
@@ -34,6 +33,7 @@ from shared.http.body import parse_model
 from shared.http.query import Freshness, Query, Views, read, read_cursor
 from shared.metrics import Metrics
 from shared.migrate import Roles
+from shared.permissions import Actor, Role
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
 from shared.process import migrate_database

@@ -20,7 +20,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 
 from shared import logs
-from shared.application import Actor, Asked, UseCase
+from shared.application import Asked, UseCase
 from shared.contracts import registration
 from shared.contracts.event import Refusal
 from shared.envelope import Record, Stream
@@ -29,14 +29,17 @@ from shared.eventstore.values import Answer, AppendRequest, AppendResult, Head
 from shared.http.api import Api
 from shared.http.app import build_app
 from shared.http.auth import Authenticator
+from shared.http.door import Door, Roles
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Connection, Freshness, Views
 from shared.metrics import Metrics
+from shared.permissions import GRANTED, Actor
 from tests.conftest import Databases, plain_logs
 from tests.integration.http.seats import BALANCES, LOG_ID, NOW, PEOPLE, REFUSALS, TAKE_SEAT
 
 ISSUER = "issuer-of-the-tests"
+UNIT = "water-saving-office"
 PERSON = UUID("0197f3a4-5c00-7000-8000-000000000001")
 ACTIVITY = UUID("0197f3a4-5c00-7000-8000-00000000000f")
 
@@ -166,12 +169,12 @@ class Told:
 
 @dataclass
 class Withdrawn:
-    """Persons whose role has been withdrawn."""
+    """Persons whose roles have been withdrawn; all others hold every role of the one unit."""
 
     persons: set[UUID] = field(default_factory=set)
 
-    async def __call__(self, actor: Actor) -> bool:
-        return actor.person_id in self.persons
+    async def __call__(self, person_id: UUID) -> Roles:
+        return {(role.value, UNIT): person_id not in self.persons for role in GRANTED}
 
 
 @pytest.fixture(scope="session")
@@ -190,7 +193,7 @@ def token(key: ECKey) -> Callable[..., str]:
             "aud": "leifeng",
             "sub": str(person),
             "role": role,
-            "unit": "water-saving-office",
+            "unit": UNIT,
             "iat": now,
             "exp": now + 900,
         }
@@ -288,8 +291,7 @@ def api(
         store=store,
         views=Views(pool, "tests_http_reader", told.read_freshness, told.read_parked),
         waits=follow,
-        authenticator=Authenticator(keys, ISSUER),
-        is_withdrawn=withdrawn,
+        door=Door(Authenticator(keys, ISSUER), withdrawn),
         ready=ready,
         now=now,
         fingerprint_key=b"k" * 32,

@@ -8,11 +8,12 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared.application import Aggregate, Asked, Plan, Role, UseCase
+from shared.application import Aggregate, Asked, Plan, UseCase
 from shared.contracts.event import Event, Refusal, RefusalText
 from shared.contracts.registration import EnrollmentAccepted
 from shared.envelope import Stream
 from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
 
 SEATS: Final = 2
 LOG_ID: Final = UUID("0197f3a4-5c00-7000-8000-0000000000aa")

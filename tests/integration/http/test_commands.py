@@ -13,11 +13,11 @@ import pytest
 from fastapi import FastAPI
 
 from shared import logs
-from shared.application import Actor
 from shared.errors import EventTooLargeError, LogClosedError, StoreUnavailableError, StreamConflictError
 from shared.http.api import Api
 from shared.http.app import build_app
 from shared.http.deadline import Deadline
+from shared.http.door import Door, Roles
 from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Withdrawn
 from tests.integration.http.seats import LOG_ID
 
@@ -200,7 +200,10 @@ async def test_a_role_that_may_not_ask_and_one_that_was_withdrawn_are_refused(
     answer = await client.post(SEATS, json=seat(), headers={**key(), "Authorization": token("kiosk")})
     assert check_problem(answer, 403, "role_not_allowed")["roles"] == ["unit_admin", "volunteer"]
     withdrawn.persons.add(PERSON)
-    check_problem(await client.post(SEATS, json=seat(), headers=key()), 403, "role_withdrawn")
+    admin = {**key(), "Authorization": token("unit_admin")}
+    check_problem(await client.post(SEATS, json=seat(), headers=admin), 403, "role_withdrawn")
+    never = {**key(), "Authorization": token("unit_admin", unit="another-office")}
+    check_problem(await client.post(SEATS, json=seat(), headers=never), 403, "role_not_held")
     assert store.records == []
 
 
@@ -284,15 +287,17 @@ async def test_our_own_mistake_in_sql_is_not_called_an_absence(client: httpx.Asy
 
 
 async def test_a_role_check_that_hangs_is_answered_within_five_seconds(
-    api: Api, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    api: Api, client: httpx.AsyncClient, token: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hang(_actor: Actor) -> bool:
+    async def hang(_person_id: UUID) -> Roles:
         await asyncio.Event().wait()
-        return False
+        return {}
 
     monkeypatch.setattr(Deadline.__init__, "__defaults__", (0.05,))
-    app = build_app(replace(api, is_withdrawn=hang))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leifeng", headers=client.headers) as hanging:
+    app = build_app(replace(api, door=Door(api.door.authenticator, hang)))
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://leifeng", headers={"Authorization": token("unit_admin")}
+    ) as hanging:
         check_problem(await hanging.post(SEATS, json=seat(), headers=key()), 503, "store_unavailable")
 
 

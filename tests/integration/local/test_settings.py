@@ -7,7 +7,8 @@ import pytest
 
 from deploy.local.environment import ISSUER, SERVICES, read_ports, service_environment
 from deploy.local.keys import Keys, issue_token, person_id
-from shared.http.auth import Authenticator
+from shared.http.auth import Authenticator, Caller
+from shared.permissions import Role
 from shared.settings import Settings, read_key, read_settings
 
 
@@ -27,8 +28,8 @@ def test_a_service_reads_every_setting_that_the_stack_gives_and_needs_no_other(
 def test_a_token_of_the_local_issuer_opens_the_door_for_its_person_role_and_unit(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
     token = issue_token(keys, ISSUER, person=person_id("leader"), role="activity_leader", unit="U-01")
-    actor = Authenticator(keys.issuer_public_file, ISSUER).actor(f"Bearer {token}")
-    assert (actor.person_id, actor.role.value, actor.unit) == (person_id("leader"), "activity_leader", "U-01")
+    caller = Authenticator(keys.issuer_public_file, ISSUER).caller(f"Bearer {token}")
+    assert caller == Caller(person_id("leader"), Role.ACTIVITY_LEADER, "U-01")
 
 
 def test_secrets_are_made_once(tmp_path: Path) -> None:

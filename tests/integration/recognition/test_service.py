@@ -15,7 +15,7 @@ from services.recognition.application import APPLY_FOR_STAR, USE_CASES, ApplyFor
 from services.recognition.inbox import LookUps
 from services.recognition.main import SERVICE
 from shared import parked
-from shared.application import Actor, Asked, Plan, Role
+from shared.application import Asked, Plan
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting
 from shared.consumer.apply import Consumer
@@ -30,6 +30,7 @@ from shared.eventstore.submit import Commands
 from shared.eventstore.values import Answer
 from shared.http.body import parse_model
 from shared.metrics import Metrics
+from shared.permissions import Actor, Role
 from shared.postgres import Connection, Pool
 from shared.privacy import PersonalKeys
 from shared.testing.store import MemoryStore

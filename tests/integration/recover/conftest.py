@@ -104,8 +104,9 @@ class Site(Stack):
             return await command(client, path, body, key=key)
 
     async def adopt(self) -> None:
-        """The programme, without which nothing can be done."""
+        """Roles and the programme, without which nothing can be done."""
         await self.move_clock("2017-03-01T09:00")
+        await self.appoint(("局长甲", "bureau_admin", UNIT), ("科长乙", "unit_admin", UNIT))
         answer = await self.ask("/programmes", {"file": PROGRAMME.read_text(encoding="utf-8")}, key="programme")
         assert answer.status_code == 200, answer.text
         await self.caught_up()

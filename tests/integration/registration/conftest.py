@@ -14,7 +14,7 @@ from services.registration import application, inbox
 from services.registration.inbox import LookUps
 from services.registration.main import SERVICE
 from services.registration.projections import PROJECTIONS
-from shared.application import Actor, Command, Role
+from shared.application import Command
 from shared.codec import Codec
 from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import Fact, system_actor
@@ -28,6 +28,7 @@ from shared.http.body import parse_model
 from shared.http.query import Freshness, Query, Views, read, read_cursor
 from shared.metrics import Metrics
 from shared.migrate import Roles
+from shared.permissions import Actor, Role
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
 from shared.process import migrate_database

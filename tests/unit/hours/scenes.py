@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
 from services.hours.domain import account, attendance
-from services.hours.domain.account import Account, Approver
-from services.hours.domain.attendance import Activity, Attendance, CheckIn, CheckOut, Recorder
+from services.hours.domain.account import Account
+from services.hours.domain.attendance import Activity, Attendance, CheckIn, CheckOut
 from services.hours.domain.day import civil_day, day_of
 from shared.clock import CIVIL_ZONE
 from shared.codec import Codec
 from shared.contracts.event import Event
 from shared.contracts.hours import EVENTS, UPCASTERS, CheckedIn, CheckedOut, HoursPolicyAdopted, ServiceTimeProposed
 from shared.envelope import Record, Stream
+from shared.permissions import Actor, Role
 
 VOLUNTEER, KIOSK, LEADER, ADMIN, CHIEF = (UUID(int=number) for number in range(11, 16))
 ACTIVITY, OTHER_ACTIVITY = UUID(int=31), UUID(int=32)
@@ -96,7 +97,7 @@ def check_in(now: datetime, **others: Any) -> CheckIn:
         activity=SLOT,
         is_volunteer=True,
         is_enrolled=True,
-        recorder=Recorder(KIOSK, UNIT),
+        recorder=Actor(KIOSK, Role.KIOSK, UNIT),
         policy=POLICY,
         now=now,
         today=day_of(now, CIVIL_ZONE),
@@ -106,7 +107,7 @@ def check_in(now: datetime, **others: Any) -> CheckIn:
 
 def check_out(now: datetime, **others: Any) -> CheckOut:
     """A check-out in order."""
-    return replace(CheckOut(VOLUNTEER, ACTIVITY, Recorder(KIOSK, UNIT), now), **others)
+    return replace(CheckOut(VOLUNTEER, ACTIVITY, Actor(KIOSK, Role.KIOSK, UNIT), now), **others)
 
 
 def checked_in(when: datetime, pair: int = 1, slot: Activity = SLOT) -> CheckedIn:
@@ -168,7 +169,7 @@ def entry(number: int) -> UUID:
 
 def confirm(number: int = 1, **others: Any) -> account.Confirm:
     """A confirmation in order, by the unit's administrator."""
-    return replace(account.Confirm(VOLUNTEER, entry(number), DAY, Approver(ADMIN, UNIT), POLICY), **others)
+    return replace(account.Confirm(VOLUNTEER, entry(number), DAY, Actor(ADMIN, Role.UNIT_ADMIN, UNIT), POLICY), **others)
 
 
 def correct(starts_at: datetime, ends_at: datetime, number: int = 1, **others: Any) -> account.Correct:
@@ -181,7 +182,7 @@ def correct(starts_at: datetime, ends_at: datetime, number: int = 1, **others: A
         ends_at=ends_at,
         reason_code="wrong_time",
         requester_id=VOLUNTEER,
-        approver=Approver(ADMIN, UNIT),
+        approver=Actor(ADMIN, Role.UNIT_ADMIN, UNIT),
         policy=POLICY,
         now=at(12, day=DAY + timedelta(days=2)),
     )
@@ -190,5 +191,5 @@ def correct(starts_at: datetime, ends_at: datetime, number: int = 1, **others: A
 
 def reverse(number: int = 1, **others: Any) -> account.Reverse:
     """A reversal in order, asked for by the leader."""
-    asked = account.Reverse(VOLUNTEER, entry(number), DAY, "false_record", LEADER, Approver(ADMIN, UNIT), POLICY)
+    asked = account.Reverse(VOLUNTEER, entry(number), DAY, "false_record", LEADER, Actor(ADMIN, Role.UNIT_ADMIN, UNIT), POLICY)
     return replace(asked, **others)

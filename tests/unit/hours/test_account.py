@@ -8,9 +8,10 @@ from uuid import UUID
 import pytest
 
 from services.hours.domain import account
-from services.hours.domain.account import CAP_RECOUNTED, Account, Approver, Propose, account_id, entry_id
+from services.hours.domain.account import CAP_RECOUNTED, Account, Propose, account_id, entry_id
 from shared.contracts.event import Event, Refusal
 from shared.contracts.hours import Posting, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
+from shared.permissions import Actor, Role
 from tests.unit.hours.scenes import (
     ACTIVITY,
     ADMIN,
@@ -112,10 +113,10 @@ def test_the_cap_is_that_of_a_civil_day() -> None:
 @pytest.mark.parametrize(
     ("code", "others"),
     [
-        ("approver_is_subject", {"approver": Approver(VOLUNTEER, UNIT)}),
-        ("approver_is_recorder", {"approver": Approver(KIOSK, UNIT)}),
-        ("approver_is_recorder", {"approver": Approver(LEADER, None)}),  # Who recorded the check-in is a recorder, too.
-        ("wrong_unit", {"approver": Approver(ADMIN, "water-saving-office")}),
+        ("approver_is_subject", {"approver": Actor(VOLUNTEER, Role.UNIT_ADMIN, UNIT)}),
+        ("approver_is_recorder", {"approver": Actor(KIOSK, Role.UNIT_ADMIN, UNIT)}),
+        ("approver_is_recorder", {"approver": Actor(LEADER, Role.BUREAU_ADMIN, "bureau")}),  # Who recorded the check-in is a recorder, too.
+        ("wrong_unit", {"approver": Actor(ADMIN, Role.UNIT_ADMIN, "water-saving-office")}),
         ("no_hours_policy", {"policy": None}),
         ("entry_unknown", {"entry_id": entry(99)}),
     ],
@@ -140,7 +141,7 @@ def test_nobody_is_named_as_who_asked_but_the_volunteer_and_those_who_recorded(n
 
 
 def test_the_bureau_approves_for_every_unit() -> None:
-    assert refused(account.confirm(booked(MORNING), confirm(approver=Approver(CHIEF, None)))) is None
+    assert refused(account.confirm(booked(MORNING), confirm(approver=Actor(CHIEF, Role.BUREAU_ADMIN, "bureau")))) is None
 
 
 def test_an_entry_is_found_by_the_day_it_names() -> None:
@@ -148,7 +149,10 @@ def test_an_entry_is_found_by_the_day_it_names() -> None:
 
 
 def test_an_entry_is_confirmed_once() -> None:
-    assert refused(account.confirm(after(MORNING, confirm()), confirm(approver=Approver(CHIEF, None)))) == "already_confirmed"
+    assert (
+        refused(account.confirm(after(MORNING, confirm()), confirm(approver=Actor(CHIEF, Role.BUREAU_ADMIN, "bureau"))))
+        == "already_confirmed"
+    )
 
 
 def test_a_minute_is_not_credited_twice() -> None:

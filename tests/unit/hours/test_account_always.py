@@ -10,10 +10,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from services.hours.domain import account
-from services.hours.domain.account import Account, Approver
+from services.hours.domain.account import Account
 from services.hours.domain.day import civil_day, minutes_between
 from shared.clock import CIVIL_ZONE
 from shared.contracts.event import Event, Refusal
+from shared.permissions import Actor, Role
 from tests.unit.hours.scenes import ADMIN, CHIEF, DAY, POLICY, UNIT, VOLUNTEER, entry, proposed, survived
 
 LAST_DAY_OF_YEAR = civil_day(DAY.replace(month=12, day=31), CIVIL_ZONE)
@@ -23,7 +24,13 @@ TIGHT = POLICY.model_copy(update={"daily_cap_minutes": CAP})
 NOW = datetime(2018, 2, 1, tzinfo=UTC)
 ENTRIES = 9
 """Three for each of the days; more would meet less often."""
-APPROVERS = st.sampled_from([Approver(ADMIN, UNIT), Approver(CHIEF, None)] * 3 + [Approver(VOLUNTEER, None), Approver(ADMIN, "elsewhere")])
+APPROVERS = st.sampled_from(
+    [
+        *[Actor(ADMIN, Role.UNIT_ADMIN, UNIT), Actor(CHIEF, Role.BUREAU_ADMIN, "bureau")] * 3,
+        Actor(VOLUNTEER, Role.BUREAU_ADMIN, "bureau"),
+        Actor(ADMIN, Role.UNIT_ADMIN, "elsewhere"),
+    ]
+)
 
 
 @st.composite
@@ -43,7 +50,7 @@ STEPS = st.lists(
 )
 
 
-def answer(state: Account, what: str, number: int, stretch: tuple[timedelta, timedelta], approver: Approver) -> Any:
+def answer(state: Account, what: str, number: int, stretch: tuple[timedelta, timedelta], approver: Actor) -> Any:
     day = DAYS[number % len(DAYS)]
     match what:
         case "confirm":
@@ -71,7 +78,7 @@ def answer(state: Account, what: str, number: int, stretch: tuple[timedelta, tim
 @settings(max_examples=150, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # To shrink these takes minutes.
 @given(st.lists(WITHIN, min_size=ENTRIES, max_size=ENTRIES), STEPS)
 def test_no_sequence_of_commands_breaks_the_account(
-    waiting: list[tuple[timedelta, timedelta]], steps: list[tuple[str, int, tuple[timedelta, timedelta], Approver]]
+    waiting: list[tuple[timedelta, timedelta]], steps: list[tuple[str, int, tuple[timedelta, timedelta], Actor]]
 ) -> None:
     state, books, by_entry = Account(), Counter[str](), dict[UUID, Counter[str]]()
     for number, (begins, ends) in enumerate(waiting):

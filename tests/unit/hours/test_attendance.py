@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from services.hours.domain import attendance
-from services.hours.domain.attendance import MissCheckOut, Recorder
+from services.hours.domain.attendance import MissCheckOut
 from shared.contracts.event import Event, Refusal
 from shared.contracts.hours import CheckedIn, CheckOutMissed
+from shared.permissions import Actor, Role
 from tests.unit.hours.scenes import (
     ACTIVITY,
     KIOSK,
@@ -60,8 +61,8 @@ def test_a_late_arrival_counts_from_when_it_was() -> None:
         ("activity_cancelled", {"activity": replace(SLOT, state="cancelled")}),
         ("activity_over", {"activity": replace(SLOT, state="held")}),
         ("activity_over", {"activity": replace(SLOT, ends_at=at(9, 30))}),
-        ("recorder_is_subject", {"recorder": Recorder(VOLUNTEER, UNIT)}),
-        ("wrong_unit", {"recorder": Recorder(LEADER, "water-saving-office")}),
+        ("recorder_is_subject", {"recorder": Actor(VOLUNTEER, Role.KIOSK, UNIT)}),
+        ("wrong_unit", {"recorder": Actor(LEADER, Role.KIOSK, "water-saving-office")}),
         ("too_early", {"activity": replace(SLOT, starts_at=at(10, 31), ends_at=at(12))}),
         ("no_hours_policy", {"policy": None}),
     ],
@@ -119,8 +120,8 @@ def test_a_check_out_without_an_open_check_in_is_refused(closed: bool) -> None:
 @pytest.mark.parametrize(
     ("code", "now", "others"),
     [
-        ("recorder_is_subject", at(10), {"recorder": Recorder(VOLUNTEER, UNIT)}),
-        ("wrong_unit", at(10), {"recorder": Recorder(KIOSK, "water-saving-office")}),
+        ("recorder_is_subject", at(10), {"recorder": Actor(VOLUNTEER, Role.KIOSK, UNIT)}),
+        ("wrong_unit", at(10), {"recorder": Actor(KIOSK, Role.KIOSK, "water-saving-office")}),
         ("ends_before_start", at(9), {}),
         ("ends_before_start", at(8, 59), {}),
         ("check_out_missed", at(14), {}),

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey
 
-from shared.application import Actor, Role
 from shared.http import auth
-from shared.http.auth import Authenticator
+from shared.http.auth import Authenticator, Caller
 from shared.http.problems import ProblemError
+from shared.permissions import Role
 
 ISSUER = "issuer-of-the-tests"
 PERSON = UUID("0197f3a4-5c00-7000-8000-000000000001")
@@ -68,7 +68,7 @@ def signed(key: ECKey | OKPKey, header: dict[str, Any] | None = None, **claims: 
 
 def refused(authenticator: Authenticator, header: str | None) -> str:
     with pytest.raises(ProblemError) as caught:
-        authenticator.actor(header)
+        authenticator.caller(header)
     return caught.value.code
 
 
@@ -80,8 +80,8 @@ def by_hand(header: dict[str, Any], claims: dict[str, Any], secret: bytes = b"")
     return (said + b"." + mark).decode()
 
 
-def test_a_token_names_a_person_in_a_role_for_a_unit(authenticator: Authenticator, key: ECKey) -> None:
-    assert authenticator.actor(f"Bearer {signed(key)}") == Actor(PERSON, Role.UNIT_ADMIN, "water-saving-office")
+def test_a_token_names_a_person_and_as_what_they_ask(authenticator: Authenticator, key: ECKey) -> None:
+    assert authenticator.caller(f"Bearer {signed(key)}") == Caller(PERSON, Role.UNIT_ADMIN, "water-saving-office")
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic YTpi", "bearer"])
@@ -100,6 +100,10 @@ def test_without_a_token_nobody_asks(authenticator: Authenticator, header: str |
         ({"sub": ...}, "token_invalid"),
         ({"role": "emperor"}, "token_invalid"),
         ({"role": "system"}, "token_invalid"),
+        ({"role": "public"}, "token_invalid"),
+        ({"role": ["unit_admin"]}, "token_invalid"),
+        ({"unit": ["water-saving-office"]}, "token_invalid"),
+        ({"unit": "x" * 101}, "token_invalid"),
         ({"unit": ""}, "token_invalid"),
         ({"unit": ...}, "token_invalid"),
         ({"exp": ...}, "token_invalid"),
@@ -165,7 +169,7 @@ def test_an_edwards_key_counts_as_well(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     token = signed(key, {"alg": "Ed25519", "kid": "ed"})
-    assert Authenticator(file, ISSUER, now=lambda: NOW).actor(f"Bearer {token}").person_id == PERSON
+    assert Authenticator(file, ISSUER, now=lambda: NOW).caller(f"Bearer {token}").person_id == PERSON
 
 
 def test_a_rotated_key_counts_without_a_restart_and_a_broken_file_changes_nothing(
@@ -173,10 +177,10 @@ def test_a_rotated_key_counts_without_a_restart_and_a_broken_file_changes_nothin
 ) -> None:
     monkeypatch.setattr(auth, "KEYS_REREAD_SECONDS", 0.0)
     keys_file.write_text("not json")
-    assert authenticator.actor(f"Bearer {signed(key)}").person_id == PERSON
+    assert authenticator.caller(f"Bearer {signed(key)}").person_id == PERSON
     fresh = ECKey.generate_key("P-256", {"kid": "two"}, private=True)
     keys_file.write_text(json.dumps({"keys": [fresh.as_dict(private=False)]}))
-    assert authenticator.actor(f"Bearer {signed(fresh, {'kid': 'two'})}").person_id == PERSON
+    assert authenticator.caller(f"Bearer {signed(fresh, {'kid': 'two'})}").person_id == PERSON
     assert refused(authenticator, f"Bearer {signed(key)}") == "token_invalid"
 
 
@@ -191,7 +195,7 @@ def test_a_token_that_is_known_is_refused_once_its_time_is_over(keys_file: Path,
     now = float(NOW)
     authenticator = Authenticator(keys_file, ISSUER, now=lambda: now)
     header = f"Bearer {signed(key)}"
-    assert authenticator.actor(header) == authenticator.actor(header)
+    assert authenticator.caller(header) == authenticator.caller(header)
     now = NOW + 900 + auth.LEEWAY_SECONDS + 1
     assert refused(authenticator, header) == "token_expired"
 
@@ -201,7 +205,7 @@ def test_a_token_that_is_known_is_refused_once_its_key_was_taken_out(
 ) -> None:
     monkeypatch.setattr(auth, "KEYS_REREAD_SECONDS", -1.0)
     header = f"Bearer {signed(key)}"
-    authenticator.actor(header)
+    authenticator.caller(header)
     other = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256", "kid": "two"}, private=True)
     keys_file.write_text(json.dumps({"keys": [other.as_dict(private=False)]}))
     os.utime(keys_file, ns=(1, 1))
@@ -213,7 +217,7 @@ def test_only_so_many_tokens_are_remembered_and_one_of_another_signature_is_none
 ) -> None:
     monkeypatch.setattr(auth, "TOKENS_KEPT_MAX", 2)
     tokens = [signed(key, unit=unit) for unit in ("one", "two", "three")]
-    assert [authenticator.actor(f"Bearer {token}").unit for token in (*tokens, *tokens)] == ["one", "two", "three"] * 2
+    assert [authenticator.caller(f"Bearer {token}").unit for token in (*tokens, *tokens)] == ["one", "two", "three"] * 2
     assert len(authenticator._known) == 2
     head, claims, _ = tokens[2].split(".")
     assert refused(authenticator, f"Bearer {head}.{claims}.{tokens[1].split('.')[2]}") == "token_invalid"

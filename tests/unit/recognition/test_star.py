@@ -17,11 +17,12 @@ from shared.contracts import recognition
 from shared.contracts.event import Event, Refusal
 from shared.contracts.recognition import StarDeclined, StarGranted, StarPolicyAdopted, StarWithdrawn
 from shared.envelope import Record, Stream
+from shared.permissions import Actor, Role
 
 WHO = UUID("0197f3a4-5c00-7000-8000-000000000001")
 UNIT = "water-saving-office"
 LADDER = StarPolicyAdopted(version="2012", effective_from=date(2017, 1, 1), thresholds_minutes=(6000, 18000, 36000))
-APPLICATION = ApplyForStar(WHO, None, UNIT, None, Confirmed(6000, 41), LADDER)
+APPLICATION = ApplyForStar(WHO, None, UNIT, Actor(WHO, Role.VOLUNTEER, UNIT), Confirmed(6000, 41), LADDER)
 
 FIGURES: dict[str, Any] = {"volunteer_id": WHO, "unit_code": UNIT, "policy_version": "2012"}
 ONE_STAR = StarGranted(stars=1, confirmed_minutes=6000, threshold_minutes=6000, hours_position=41, **FIGURES)
@@ -83,8 +84,18 @@ def test_only_volunteers_are_decided_about() -> None:
     assert code_of(apply_for_star(after(), replace(APPLICATION, unit_code=None))) == "not_a_volunteer"
 
 
-def test_who_may_not_ask_learns_nothing_else() -> None:
-    assert code_of(apply_for_star(after(), replace(APPLICATION, barred="wrong_unit", unit_code=None))) == "wrong_unit"
+@pytest.mark.parametrize(
+    ("role", "unit_code", "code"),
+    [
+        (Role.VOLUNTEER, None, "not_own_record"),
+        (Role.UNIT_ADMIN, "another-office", "wrong_unit"),
+        (Role.UNIT_ADMIN, None, "not_a_volunteer"),
+        (Role.BUREAU_ADMIN, None, "not_a_volunteer"),
+    ],
+)
+def test_who_may_not_ask_learns_nothing_else(role: Role, unit_code: str | None, code: str) -> None:
+    asker = Actor(UUID(int=99), role, UNIT)
+    assert code_of(apply_for_star(after(), replace(APPLICATION, asker=asker, unit_code=unit_code))) == code
 
 
 def test_without_a_policy_nothing_is_decided() -> None:

@@ -4,22 +4,22 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from services.registration.domain.asker import Asker
 from shared.codec import Codec
 from shared.contracts import registration
 from shared.contracts.event import Event, Refusal
 from shared.envelope import Record, Stream
+from shared.permissions import Actor, Role
 
 UNIT = "water-saving-office"
 ALICE, BOB, CAROL, DAVE, EVE = (UUID(int=0x0197F3A45C0070008000000000000000 + n) for n in range(1, 6))
-BUREAU_ADMIN = Asker(UUID(int=90), "water-bureau", "bureau")
-UNIT_ADMIN = Asker(UUID(int=91), UNIT, "unit")
-STRANGE_ADMIN = Asker(UUID(int=92), "reservoir-station", "unit")
+BUREAU_ADMIN = Actor(UUID(int=90), Role.BUREAU_ADMIN, "water-bureau")
+UNIT_ADMIN = Actor(UUID(int=91), Role.UNIT_ADMIN, UNIT)
+STRANGE_ADMIN = Actor(UUID(int=92), Role.UNIT_ADMIN, "reservoir-station")
 
 
-def herself(person_id: UUID) -> Asker:
+def herself(person_id: UUID) -> Actor:
     """A volunteer who acts for themself."""
-    return Asker(person_id, UNIT, "own")
+    return Actor(person_id, Role.VOLUNTEER, UNIT)
 
 
 def code_of(decided: Sequence[Event] | Refusal) -> str:

@@ -1,0 +1,77 @@
+"""The one way from the headers of a request to an `Actor`: who they are, as what they ask, and whether they hold that role now.
+
+Roles are looked up in what registration's log has said (`consumer.withdrawals` keeps it), never believed of a token: one that was withdrawn
+ends when that has been read, and what was never granted never counts.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+from starlette.datastructures import Headers
+
+from shared.http.auth import Authenticator, Caller, acting
+from shared.http.problems import ProblemError
+from shared.permissions import GRANTED, Actor, Role, judge
+
+ACTING_AS: Final = "acting-as"
+"""The header that says as what somebody asks who holds several roles: `unit_admin@water-saving-office`."""
+
+Roles = Mapping[tuple[str, str], bool]
+"""What a person was ever granted, role and unit, and whether they hold it now."""
+
+ROLE_CODES: Final = frozenset({"role_not_allowed", "role_not_held", "role_withdrawn", "role_ambiguous"})
+"""What somebody is told who is known, and may not."""
+
+_FURTHEST: Final = ("bureau", "unit", "own", "nothing")
+
+
+class Door:
+    """Asks who comes. `roles_of` looks up what registration has granted a person."""
+
+    def __init__(self, authenticator: Authenticator, roles_of: Callable[[UUID], Awaitable[Roles]]) -> None:
+        self.authenticator = authenticator
+        self._roles_of = roles_of
+
+    async def actor(self, headers: Headers, roles: Collection[Role]) -> Actor:
+        """Who asks for what `roles` may. Raises ProblemError (400, 401, 403)."""
+        caller = self.authenticator.caller(headers.get("authorization"))
+        wanted = _wanted(headers.get(ACTING_AS), caller)
+        if wanted is not None:
+            return await self._as(Actor(caller.person_id, *wanted), roles)
+        held = await self._roles_of(caller.person_id)
+        may = [Actor(caller.person_id, Role(role), unit) for (role, unit), holds in held.items() if holds and role in roles]
+        if not may and Role.VOLUNTEER in roles:
+            return Actor(caller.person_id, Role.VOLUNTEER, "")
+        furthest = min((_FURTHEST.index(each.reach) for each in may), default=0)
+        may = [each for each in may if _FURTHEST.index(each.reach) == furthest]
+        if len(may) > 1:
+            raise ProblemError("role_ambiguous", roles=sorted(f"{each.role.value}@{each.unit}" for each in may))
+        if not may:
+            raise _refused(Role.VOLUNTEER, roles)
+        return may[0]
+
+    async def _as(self, actor: Actor, roles: Collection[Role]) -> Actor:
+        if judge(actor, roles) is not None:
+            raise _refused(actor.role, roles)
+        if actor.role not in GRANTED:
+            return replace(actor, unit="")  # Nobody has looked whether it is theirs.
+        held = (await self._roles_of(actor.person_id)).get((actor.role.value, actor.unit))
+        if not held:
+            raise ProblemError("role_not_held" if held is None else "role_withdrawn", role=actor.role.value)
+        return actor
+
+
+def _wanted(header: str | None, caller: Caller) -> tuple[Role, str] | None:
+    if header is None:
+        return None if caller.role is None else (caller.role, caller.unit)
+    role, _, unit = header.partition("@")
+    try:
+        return acting(role, unit)
+    except ValueError:
+        raise ProblemError("acting_as_invalid") from None
+
+
+def _refused(role: Role, roles: Collection[Role]) -> ProblemError:
+    return ProblemError("role_not_allowed", role=role.value, roles=sorted(each.value for each in roles))
