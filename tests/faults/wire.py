@@ -53,7 +53,10 @@ class Wire:
             except BaseException:
                 writer.close()
                 raise
-        self._idle.setdefault(there.netloc, []).append((reader, writer))
+        if "close" in reply.header("connection"):  # It ends in a moment, though nothing of that is to be seen yet.
+            writer.close()
+        else:
+            self._idle.setdefault(there.netloc, []).append((reader, writer))
         return reply
 
     def close(self) -> None:

@@ -49,6 +49,21 @@ async def test_a_connection_is_kept_and_an_answer_is_whole() -> None:
     assert met[0][1] is met[1][1]
 
 
+async def test_a_connection_whose_end_was_announced_is_not_used_again_although_it_still_stands() -> None:
+    met = list[asyncio.StreamWriter]()
+
+    async def answer(_: bytes, writer: asyncio.StreamWriter) -> None:
+        met.append(writer)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+
+    wire = Wire()
+    async with serving(answer) as url:
+        for _ in range(2):
+            await wire.ask("GET", f"{url}/", {}, b"", 5)
+        wire.close()
+    assert met[0] is not met[1]
+
+
 async def test_what_ends_in_the_middle_is_cut_off_and_the_next_request_has_a_new_connection() -> None:
     answers = [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", b"", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"]
 
