@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
-from uuid import UUID
 
 from shared import kafka
 from shared.consumer.schema import definition_hash
@@ -14,6 +13,7 @@ from shared.errors import LeifengError
 from shared.migrate import MigrationSet, Roles, pending
 from shared.postgres import ABSENT, Connection, Pool
 from shared.privacy import KeyEncryptionError, PersonalKeys
+from shared.privacy.keyfile import KeyFile, name_of
 from shared.relay.readback import read, reading
 from shared.relay.steps import said_by
 from shared.states import status
@@ -50,7 +50,7 @@ class Patient:
     service: str
     servers: str
     prefix: str
-    key: bytes
+    key: KeyFile
     migrations: Sequence[MigrationSet]
     projections: Sequence[Projection]
     free_gb: float | None = None
@@ -71,6 +71,7 @@ async def examine(patient: Patient) -> AsyncIterator[Line]:
         ("heads", _heads),
         ("clocks", _clocks),
         ("keys", _keys),
+        ("escrow", _escrow),
         ("durability", _durability),
         ("disk", _disk),
         ("grants", _grants),
@@ -186,17 +187,29 @@ async def _clocks(patient: Patient) -> Line:
 
 
 async def _keys(patient: Patient) -> Line:
-    row = await patient.connection.fetchrow(_KEYS)
-    assert row is not None
-    if row["subject"] is None:
+    rows = await patient.connection.fetch(_KEYS)
+    if not rows:
         return Line("ok", "keys", "no person has a key yet")
-    subject: UUID = row["subject"]
     try:
-        await PersonalKeys(patient.pool, patient.key).load([subject])
+        await PersonalKeys(patient.pool, patient.key).load([row["subject"] for row in rows])
     except KeyEncryptionError:
         return Line("bad", "keys", "the key file does not open the persons' keys: put the right one in its place")
-    others = "" if row["files"] <= 1 else f"; they are wrapped by {row['files']} different key files"
-    return Line("warn" if others else "ok", "keys", f"{row['keys']} keys, of which one was opened{others}")
+    current = name_of(patient.key.ring.current)
+    total, old = sum(row["keys"] for row in rows), sum(row["keys"] for row in rows if row["wrapped_by"] != current)
+    if old:
+        return Line("warn", "keys", f"{total} keys, {old} of them wrapped by an older key than the one in use: `keys rewrap`")
+    if len(patient.key.ring.keys) > 1:
+        return Line("warn", "keys", f"{total} keys; the file still holds older ones that wrap nothing: `keys retire`")
+    return Line("ok", "keys", f"{total} keys, of which one was opened")
+
+
+async def _escrow(patient: Patient) -> Line:
+    current = name_of(patient.key.ring.current)
+    row = await patient.connection.fetchrow(_ESCROW, current)
+    if row is None:
+        return Line("warn", "escrow", f"key {current} lies with no custodians; with its file all personal data would be lost: `keys split`")
+    who = f"{row['first_custodian']} and {row['second_custodian']}"
+    return Line("ok", "escrow", f"key {current} lies with {who}, since {row['at']:%Y-%m-%d}")
 
 
 async def _durability(patient: Patient) -> Line:
@@ -300,10 +313,9 @@ _HEADS: Final = """
     FROM consumer.head AS head LEFT JOIN consumer.position AS place USING (log)
 """
 _KEYS: Final = """
-    SELECT (SELECT subject FROM keys.person WHERE wrapped IS NOT NULL LIMIT 1) AS subject,
-        count(*) FILTER (WHERE wrapped IS NOT NULL) AS keys, count(DISTINCT wrapped_by) FILTER (WHERE wrapped IS NOT NULL) AS files
-    FROM keys.person
+    SELECT wrapped_by, count(*) AS keys, min(subject::text)::uuid AS subject FROM keys.person WHERE wrapped IS NOT NULL GROUP BY wrapped_by
 """
+_ESCROW: Final = "SELECT first_custodian, second_custodian, at FROM keys.escrow WHERE key = $1 ORDER BY number DESC LIMIT 1"
 _DURABILITY: Final = """
     SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,
         current_setting('synchronous_commit') AS synchronous_commit,

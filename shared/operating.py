@@ -22,8 +22,9 @@ from shared.kafka import LOST_ERRORS
 from shared.migrate import MigrationSet, roles_at, roles_of
 from shared.postgres import ABSENT, Connection, connect, open_pool
 from shared.privacy import PersonalKeys
+from shared.privacy.keyfile import KeyFile
 from shared.recover import RecoverError, Recovery, recover
-from shared.settings import Settings, read_key
+from shared.settings import Settings
 from shared.states import Because, StateError
 from shared.verify import verify
 
@@ -148,7 +149,7 @@ async def _doctor(operated: Operated, settings: Settings, free_gb: float | None)
                 service=operated.name,
                 servers=settings.kafka_servers,
                 prefix=settings.topic_prefix,
-                key=read_key(settings.key_file),
+                key=KeyFile(settings.key_file),
                 migrations=operated.migrations,
                 projections=operated.consumers.projections,
                 free_gb=free_gb,
@@ -208,7 +209,7 @@ async def _verify(service: str, settings: Settings) -> None:
 
 
 async def _recover(operated: Operated, settings: Settings, because: Because, *, accept_loss: bool) -> None:
-    dsn, key = settings.postgres_dsn.get_secret_value(), read_key(settings.key_file)
+    dsn, key = settings.postgres_dsn.get_secret_value(), KeyFile(settings.key_file)
     connection = await connect(dsn, f"{operated.name} recover", statement_seconds=STATEMENT_SECONDS_MAX)
     try:
         async with open_pool(dsn, f"{operated.name} recover", 1, role=(await roles_of(connection)).app) as pool:
@@ -218,7 +219,7 @@ async def _recover(operated: Operated, settings: Settings, because: Because, *, 
                 servers=settings.kafka_servers,
                 prefix=settings.topic_prefix,
                 codec=Codec(EVENTS, UPCASTERS),
-                keys=PersonalKeys(pool, key),
+                keys=PersonalKeys(pool, key, cipher=settings.cipher),
                 claims=operated.claims,
                 because=because,
                 say=typer.echo,

@@ -4,11 +4,9 @@ Nothing here knows a word of the domain: a service hands over its tables (`Servi
 """
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 from uuid import uuid4
@@ -16,7 +14,7 @@ from uuid import uuid4
 import asyncpg
 import typer
 
-from shared import VERSION, consumer, eventstore, logs, operating, privacy, rebuild, releasing, states
+from shared import VERSION, consumer, custody, eventstore, logs, operating, privacy, rebuild, releasing, states
 from shared.application import Claims, Command, UseCase
 from shared.clock import Clock
 from shared.codec import Codec
@@ -49,8 +47,9 @@ from shared.metrics import Metrics
 from shared.migrate import MigrationSet, Roles, migrate, roles_at, roles_of
 from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
+from shared.privacy.keyfile import KeyFile
 from shared.relay import TRANSIENT, Relay
-from shared.settings import Settings, SettingsError, read_key, read_settings
+from shared.settings import Settings, SettingsError, read_settings
 from shared.worker import WorkerRole, stand_for
 
 L = TypeVar("L")
@@ -167,6 +166,7 @@ def command_line(service: Service[Any]) -> typer.Typer:
     rebuild.add_commands(app, rebuild.ReadModels(service.consumers, service.api_sql, service.imbalance), run)
     releasing.add_commands(app, releasing.Releasing(service.name, lambda settings: _at_hand(service, settings), _words(service)), run)
     operating.add_commands(app, operating.Operated(service.consumers, service.claims, _migration_sets(service)), run)
+    custody.add_commands(app, service.name, run)
     if service.add_commands is not None:
         service.add_commands(app, run, lambda settings, commands: _submitted(service, settings, commands))
     return app
@@ -177,14 +177,14 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
     from shared.http.app import build_app  # FastAPI is a third of what a process loads at its start: only who serves pays for it.
 
     dsn = settings.postgres_dsn.get_secret_value()
-    key = read_key(settings.key_file)
+    key = KeyFile(settings.key_file)
     roles = await _wait_for_database(dsn, stop)
     if roles is None:
         return
     async with (
         _pool(service.name, "store", dsn, STORE_CONNECTIONS_MAX, roles, metrics) as pool,
         _pool(service.name, "reads", dsn, READ_CONNECTIONS_MAX, roles, metrics) as reads,
-        _engine(service, pool, key, metrics) as engine,
+        _engine(service, pool, settings, metrics, key) as engine,
     ):
         waits = Waits(engine.store, pool, service.reactions)
         await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
@@ -204,7 +204,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             door=Door(Authenticator(settings.token_keys_file, settings.token_issuer), waits.roles_of),
             ready=lambda: _answers(pool),
             now=engine.clock,
-            fingerprint_key=hmac.digest(key, b"leifeng fingerprint", sha256),
+            fingerprint_key=key.ring.fingerprint_key,
             metrics=metrics,
             siblings=settings.siblings,
             topic_prefix=settings.topic_prefix,
@@ -222,14 +222,14 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
 async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
     """Stands for the four roles until `stop` is set."""
     dsn = settings.postgres_dsn.get_secret_value()
-    key = read_key(settings.key_file)
+    key = KeyFile(settings.key_file)
     heartbeat = Heartbeat()
     roles = await _wait_for_database(dsn, stop)
     if roles is None:
         return
     async with (
         _pool(service.name, "worker", dsn, WORKER_CONNECTIONS_MAX, roles, metrics) as pool,
-        _engine(service, pool, key, metrics) as engine,
+        _engine(service, pool, settings, metrics, key) as engine,
     ):
         setting = _setting(service, engine, settings, pool, metrics)
         figures = Reconciliation(pool, service.consumers, metrics)
@@ -297,11 +297,11 @@ class _Engine(Generic[L]):
 
 
 @asynccontextmanager
-async def _engine(service: Service[L], pool: Pool, key: bytes, metrics: Metrics) -> AsyncIterator[_Engine[L]]:
+async def _engine(service: Service[L], pool: Pool, settings: Settings, metrics: Metrics, key: KeyFile) -> AsyncIterator[_Engine[L]]:
     """What decides and appends: the same in both processes. It gives the pool back what the store's lane holds, however it ends."""
     store = await open_store(pool, service.name, metrics)
     codec = Codec(EVENTS, UPCASTERS)
-    keys = PersonalKeys(pool, key, metrics)
+    keys = PersonalKeys(pool, key, metrics, settings.cipher)
     look_ups = service.look_up_reader(pool)
     clock = log_clock(pool)
     commands = Commands(store, codec, keys, look_ups, service.claims, clock, metrics)
@@ -404,7 +404,7 @@ async def _submitted(service: Service[Any], settings: Settings, commands: Sequen
     dsn, metrics = settings.postgres_dsn.get_secret_value(), Metrics(service.name, VERSION)
     async with (
         open_pool(dsn, f"{service.name} operator", 2, role=(await roles_at(dsn)).app) as pool,
-        _engine(service, pool, read_key(settings.key_file), metrics) as engine,
+        _engine(service, pool, settings, metrics, KeyFile(settings.key_file)) as engine,
     ):
         await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
         return [
@@ -430,7 +430,7 @@ async def _at_hand(service: Service[L], settings: Settings) -> AsyncIterator[rel
     metrics = Metrics(service.name, VERSION)
     async with (
         open_pool(dsn, f"{service.name} parked", READ_CONNECTIONS_MAX, role=(await roles_at(dsn)).app) as pool,
-        _engine(service, pool, read_key(settings.key_file), metrics) as engine,
+        _engine(service, pool, settings, metrics, KeyFile(settings.key_file)) as engine,
     ):
         setting = _setting(service, engine, settings, pool, metrics)
 

@@ -37,7 +37,8 @@ from shared.metrics import Metrics
 from shared.migrate import Roles, roles_of
 from shared.postgres import Connection, connect, open_pool, quote
 from shared.privacy import PersonalKeys
-from shared.settings import Settings, read_key
+from shared.privacy.keyfile import KeyFile
+from shared.settings import Settings
 from shared.worker import LOCK_SPACE, ROLES
 
 EVENTS_PER_SECOND: Final = 2000
@@ -600,7 +601,7 @@ async def _with_settings(models: ReadModels, settings: Settings, work: Callable[
             store = await open_store(pool, service, metrics)
             setting = Setting(
                 consumers=models.consumers, pool=pool, kafka=Kafka(settings.kafka_servers, settings.topic_prefix),
-                codec=Codec(EVENTS, UPCASTERS), keys=PersonalKeys(pool, read_key(settings.key_file)), metrics=metrics,
+                codec=Codec(EVENTS, UPCASTERS), keys=PersonalKeys(pool, KeyFile(settings.key_file)), metrics=metrics,
             )  # fmt: skip
             made = Rebuilding(
                 owner=owner, roles=roles, setting=setting, store=store, api_sql=models.api_sql, imbalance=models.imbalance, say=typer.echo

@@ -333,7 +333,7 @@ async def _claim(recovery: Recovery, log_id: UUID, records: Sequence[Record]) ->
 
 async def _decoded(recovery: Recovery, records: Sequence[Record]) -> Sequence[Event | None]:
     """The events, opened as far as the keys that are there open them; None for what no code of ours can read, which takes no claims."""
-    await recovery.keys.load(_sealed_for(recovery.codec, records), recovery.connection)
+    await recovery.keys.load_with(_sealed_for(recovery.codec, records), recovery.connection)
 
     def open_(subject: UUID, place: str, sealed: str) -> str | None:
         return None if _is_lost(recovery.keys, subject, place, sealed) else recovery.keys.unseal(subject, place, sealed)
@@ -395,7 +395,7 @@ async def _replace_lost_keys(recovery: Recovery, log_id: UUID, after: int) -> Se
         if not subjects:
             continue
         async with changing(connection, recovery.because):
-            gone = set(await recovery.keys.load(subjects, connection))
+            gone = set(await recovery.keys.load_with(subjects, connection))
             gone |= _sealed_for(recovery.codec, records, lambda *sealed: _is_lost(recovery.keys, *sealed))
             await recovery.keys.replace_lost(gone, connection)
         lost |= {row["subject"] for row in await connection.fetch(_LOST, list(subjects))}

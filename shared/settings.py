@@ -3,15 +3,12 @@
 There is no default for an address or a secret; what is missing is named, each in one line.
 """
 
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-KEY_BYTES: Final = 32
 
 
 class SettingsError(Exception):
@@ -31,7 +28,10 @@ class Settings(BaseSettings):
     http_host: str = Field(description="address the processes listen on")
     http_port: int = Field(ge=0, le=65535, description="port of the api process")
     worker_port: int = Field(ge=0, le=65535, description="port of the worker's probes and metrics")
-    key_file: Path = Field(description="file with the key-encryption key, 64 hexadecimal digits")
+    key_file: Path = Field(description="file with the key-encryption keys, each of 64 hexadecimal digits on a line, the one in use first")
+    cipher: Literal["aes-256-gcm", "sm4-gcm"] = Field(
+        default="aes-256-gcm", description="what new personal texts are sealed with; what was sealed with the other is read all the same"
+    )
     token_keys_file: Path = Field(description="JWKS file with the public keys of the token issuer")
     token_issuer: str = Field(description="the `iss` that tokens must name")
     clock: Literal["system", "travel"] = Field(default="system", description="travel only in the local stack and in tests")
@@ -53,16 +53,3 @@ def read_settings(service: str) -> Settings:
             told = "is missing" if problem["type"] == "missing" else f"is wrong ({problem['msg']})"
             lines.append(f"{prefix}{field.upper()} {told}: {Settings.model_fields[field].description}")
         raise SettingsError("\n".join(lines)) from None
-
-
-def read_key(path: Path) -> bytes:
-    """The key in `path`: 64 hexadecimal digits in a file that others cannot read. Raises SettingsError."""
-    try:
-        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise SettingsError(f"{path.name} is open to everybody on this machine: chmod 600")
-        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path.name} holds no key: {type(error).__name__}") from None
-    if len(key) != KEY_BYTES:
-        raise SettingsError(f"{path.name} holds {len(key)} bytes, a key has {KEY_BYTES}")
-    return key

@@ -42,6 +42,14 @@ async def changing(connection: Connection, because: Because) -> AsyncIterator[No
         yield
 
 
+async def note(connection: Connection, because: Because, subject: str, was: str, becomes: str) -> None:
+    """Writes one change down, within the caller's transaction, beside those that triggers note."""
+    await connection.execute(
+        "SELECT set_config('leifeng.who', $1, true), set_config('leifeng.reason', $2, true)", because.who, because.reason
+    )
+    await connection.execute("SELECT es.note_change($1, $2, $3)", subject, was, becomes)
+
+
 async def set_read_only(connection: Connection, because: Because) -> None:
     """Closes an open log: commands are answered 503 `log_closed`; what is in the log is still published and read. Raises StateError."""
     async with changing(connection, because):

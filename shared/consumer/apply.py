@@ -196,7 +196,7 @@ async def open_sealed(part: Part, connection: Connection, reads: Sequence[Read])
     sealed = [each for each in reads if each.sealed_for]
     if part.keys is None or not sealed:
         return
-    await part.keys.load({subject for each in sealed for subject in each.sealed_for}, connection)
+    await part.keys.load_with({subject for each in sealed for subject in each.sealed_for}, connection)
     for each in sealed:
         try:
             each.fact = Fact(each.entry.record, part.codec.decode(each.entry.record, part.keys.unseal))

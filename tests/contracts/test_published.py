@@ -19,6 +19,7 @@ from shared.contracts.topics import CATEGORIES, EVENTS, SERVICES, SUBSCRIPTIONS,
 from shared.envelope import Record, Stream
 from shared.postgres import Pool
 from shared.privacy import PersonalKeys
+from shared.privacy.keyfile import name_of
 from tests.contracts.published import PERSON_KEY, Published, all_versions, committed, drafted, generated, newest, text_of, widens
 
 CODEC: Final = Codec(EVENTS, UPCASTERS)
@@ -57,12 +58,12 @@ class _TheOneKey:
 
     def __init__(self, wrapping: bytes) -> None:
         self._wrapping = AESGCM(wrapping)
+        self._rest = {"wrapped_by": name_of(wrapping), "wrapped_with": "a1", "follows_lost": False}
 
     async def fetch(self, _sql: str, subjects: Sequence[UUID]) -> list[dict[str, Any]]:
         nonce = bytes(12)
         return [
-            {"subject": each, "wrapped": nonce + self._wrapping.encrypt(nonce, PERSON_KEY, each.bytes), "follows_lost": False}
-            for each in subjects
+            {"subject": each, "wrapped": nonce + self._wrapping.encrypt(nonce, PERSON_KEY, each.bytes), **self._rest} for each in subjects
         ]
 
 

@@ -57,13 +57,19 @@ class KeyTable:
 
     def __init__(self) -> None:
         self.rows: dict[UUID, bytes | None] = {}
+        self._by = ""
 
-    async def execute(self, _sql: str, subjects: Sequence[UUID], wrapped: Sequence[bytes], _by: str) -> None:
+    async def execute(self, _sql: str, subjects: Sequence[UUID], wrapped: Sequence[bytes], by: str, _with: str) -> None:
+        self._by = by
         for subject, key in zip(subjects, wrapped, strict=True):
             self.rows.setdefault(subject, key)
 
     async def fetch(self, _sql: str, subjects: Sequence[UUID]) -> list[dict[str, Any]]:
-        return [{"subject": subject, "wrapped": self.rows[subject], "follows_lost": False} for subject in subjects if subject in self.rows]
+        return [
+            {"subject": each, "wrapped": self.rows[each], "wrapped_by": self._by, "wrapped_with": "a1", "follows_lost": False}
+            for each in subjects
+            if each in self.rows
+        ]
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """A process says in one line each what it lacks."""
 
-from pathlib import Path
-
 import pytest
 
-from shared.settings import SettingsError, read_key, read_settings
+from shared.settings import SettingsError, read_settings
 
 WHOLE = {
     "POSTGRES_DSN": "postgresql://hours:secret@localhost/hours",
@@ -41,18 +39,3 @@ def test_each_missing_or_wrong_setting_has_one_line_and_no_value(monkeypatch: py
     assert missing.startswith("HOURS_POSTGRES_DSN is missing: ")
     assert wrong.startswith("HOURS_HTTP_PORT is wrong ")
     assert "hunter2" not in str(caught.value)
-
-
-def test_a_key_is_64_hexadecimal_digits_in_a_file_that_others_cannot_read(tmp_path: Path) -> None:
-    file = tmp_path / "key"
-    file.write_text("ab" * 32 + "\n")
-    file.chmod(0o600)
-    assert read_key(file) == bytes.fromhex("ab" * 32)
-    file.chmod(0o644)
-    with pytest.raises(SettingsError, match="chmod 600"):
-        read_key(file)
-    for text in ("ab" * 16, "xy" * 32, ""):
-        file.chmod(0o600)
-        file.write_text(text)
-        with pytest.raises(SettingsError):
-            read_key(file)

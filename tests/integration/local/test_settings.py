@@ -9,7 +9,8 @@ from deploy.local.environment import ISSUER, SERVICES, read_ports, service_envir
 from deploy.local.keys import Keys, issue_token, person_id
 from shared.http.auth import Authenticator, Caller
 from shared.permissions import Role
-from shared.settings import Settings, read_key, read_settings
+from shared.privacy.keyfile import read_ring
+from shared.settings import Settings, read_settings
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -20,7 +21,7 @@ def test_a_service_reads_every_setting_that_the_stack_gives_and_needs_no_other(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     settings = read_settings(service)
-    assert read_key(settings.key_file) == bytes.fromhex(settings.key_file.read_text())
+    assert read_ring(settings.key_file).current == bytes.fromhex(settings.key_file.read_text())
     assert settings.siblings.keys() == set(SERVICES) - {service}
     assert {name.removeprefix(f"{service.upper()}_").lower() for name in given} <= Settings.model_fields.keys()
 

@@ -54,12 +54,16 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         await site.adopt()
         assert (await site.register(site.person())).status_code == 200
         await site.caught_up()
+        halves = ("first", "second", "--first-custodian", "王一", "--second-custodian", "李二")
+        assert (
+            await site.run("keys", "split", *(str(tmp_path / each) for each in halves[:2]), *halves[2:], "--reason", "a test")
+        ).code == 0
         healthy = await site.run("doctor")
         assert healthy.code == 0, healthy.out
         assert {line.level for line in findings(healthy).values()} == {"ok"}, healthy.out
         assert list(findings(healthy)) == [
             "migrations", "read models", "log", "roles", "parked keys", "consumers", "topics", "topic", "heads", "clocks", "keys",
-            "durability", "disk", "grants",
+            "escrow", "durability", "disk", "grants",
         ]  # fmt: skip
 
         assert (await site.run("log", "read-only", "--reason", "a test")).code == 0
@@ -91,8 +95,8 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
     found = findings(spoiled)
     assert {what: line.level for what, line in found.items()} == {
         "migrations": "bad", "read models": "warn", "log": "warn", "roles": "warn", "parked keys": "warn", "consumers": "bad",
-        "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "durability": "bad", "disk": "bad",
-        "grants": "bad",
+        "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "escrow": "warn", "durability": "bad",
+        "disk": "bad", "grants": "bad",
     }  # fmt: skip
     assert "0002_decisions_are_appended_in_one_call.sql has not been applied" in found["migrations"].text
     assert "inbox paused" in found["roles"].text

@@ -231,6 +231,43 @@ async def test_a_key_file_that_is_not_the_right_one_is_named(site: Site) -> None
     assert "bad   keys: the key file does not open" in ran.out
 
 
+def key_file(site: Site) -> Path:
+    """Registration's."""
+    return Path(site.environment(SERVICE)["REGISTRATION_KEY_FILE"])
+
+
+async def test_the_key_is_rotated_under_running_processes_split_lost_and_put_together_again(site: Site) -> None:
+    await site.adopt()
+    known = site.person()
+    assert (await site.register(known)).status_code == 200
+    file = key_file(site)
+    page = Runbook(site, "keys.md")
+    assert len(page.blocks) == 7
+    before = file.read_text().split()[0]
+    assert re.search(r"in use  persons' keys: \d+ by a1  in escrow with nobody", (await page.follow(0)).out)
+    await page.follow(1)
+    await page.follow(2)
+    assert (await site.ask(f"/volunteers/{known.id}/leave", {}, known.id, "volunteer")).status_code == 200
+    assert (await site.register(site.person())).status_code == 200, "the processes have read the file again"
+    await page.follow(4)
+    assert "retired" in (await page.follow(3)).out
+    assert before not in file.read_text()
+    assert (await site.register(known, key="again")).status_code == 200, "what was sealed before opens, and so does the blind index"
+    await site.caught_up()
+    whole = file.read_text()
+    file.unlink()
+    await page.follow(5)
+    joined = site.folder / "registration.key"
+    assert joined.read_text() == whole
+    joined.rename(file)
+    doctor = (await page.follow(6)).out
+    assert re.search(r"ok    keys: \d+ keys", doctor)
+    assert re.search(r"ok    escrow: key \w{16} lies with 王一 and 李二", doctor)
+    noted = await site.sql(SERVICE, "SELECT subject, reason FROM es.log_change WHERE reason = 'monthly rotation' ORDER BY number")
+    subjects = [row["subject"] for row in noted]
+    assert subjects == ["key-encryption key", "persons' keys", "key-encryption key", "key-encryption key"]
+
+
 async def live(site: Site, service: str) -> str:
     """The schema of the read models in use."""
     return str((await site.sql(service, "SELECT schema FROM consumer.views WHERE live"))[0]["schema"])
