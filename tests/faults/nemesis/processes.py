@@ -351,7 +351,7 @@ async def sleeping_api(scene: Scene) -> None:
     child.send(signal.SIGSTOP)
     try:
         await scene.answers(10)
-        await asyncio.sleep(scene.lasts(smoke=8, long=30))
+        await asyncio.sleep(scene.lasts(smoke=5, long=30))
     finally:
         child.send(signal.SIGCONT)
     await scene.cluster.ready(name)
