@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from shared import logs
-from tests.bench import appends, codecs, rebuilds, report, running, streams, web
+from tests.bench import appends, codecs, endurance, growth, rebuilds, report, running, streams, web
 from tests.bench.measure import Effort, Outcome
 from tests.bench.place import Place
 
@@ -27,7 +27,11 @@ BENCHES: Final[Mapping[str, Callable[[Place, Effort], Awaitable[Outcome]]]] = {
     "relay-drain": streams.relay_drain,
     "project-live": streams.project_live,
     "e2e": running.e2e,
+    "rebuild": rebuilds.rebuild,
     "rebuild-beside": rebuilds.rebuild_beside,
+    "highest-load": endurance.highest_load,
+    "growth": growth.growth,
+    "soak": endurance.soak,
     "codec": codecs.codec,
     "idle": running.idle,
 }
@@ -37,6 +41,7 @@ LATEST: Final = Path(__file__).parent / "results" / "latest.json"
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="Which benches; all when none is named: " + ", ".join(BENCHES))] = None,
     small: Annotated[bool, typer.Option(help="Everything once and short: counts are asserted, speed is not judged")] = False,
+    events: Annotated[int, typer.Option(min=1, help="The largest size of rebuild, growth and soak")] = 10_000_000,
     tries: Annotated[int, typer.Option(min=1, help="How often a figure is taken before it is refused as too noisy")] = 3,
     out: Annotated[Path | None, typer.Option(help="Where the JSON goes; results/latest.json, and nowhere for a small run")] = None,
 ) -> None:
@@ -47,7 +52,7 @@ def main(
         typer.echo(f"no such bench: {', '.join(unknown)}; there are {', '.join(BENCHES)}", err=True)
         raise typer.Exit(2)
     file = out or (None if small else LATEST)
-    asyncio.run(_run(chosen, Effort(small, tries), file))
+    asyncio.run(_run(chosen, Effort(small, tries, events_max=events), file))
 
 
 async def _run(chosen: list[str], effort: Effort, file: Path | None) -> None:

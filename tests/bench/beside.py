@@ -144,10 +144,10 @@ class Peer:
         return run
 
     async def project(self, events: int) -> Slice:
-        """Seeds, then runs its projection over all that is there."""
-        done = await self._measured(do="project", events=events, seconds=None)
-        self._events += done.count
-        return done
+        """Its projection over so many events, from the start; they are seeded the first time. CPU is not told: seeding would be in it."""
+        said = await self.ask(_READY_SECONDS_MAX, do="project", events=events)
+        self._events += said["seeded"]
+        return Slice(said["count"], said["seconds"])
 
     async def follow(self, rate: float, seconds: float) -> list[float]:
         """Latencies from a schedule to the committed rows."""
@@ -191,10 +191,9 @@ class Peer:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    async def _measured(self, *, seconds: float | None, **asked: Any) -> Slice:
-        given = {} if seconds is None else {"seconds": seconds}
+    async def _measured(self, *, seconds: float, **asked: Any) -> Slice:
         before = self._cpu.start()
-        said = await self.ask(seconds or _READY_SECONDS_MAX, **asked, **given)
+        said = await self.ask(seconds, seconds=seconds, **asked)
         self.conflicts += said.get("conflicts", 0)
         return Slice(said["count"], said["seconds"], said.get("latencies", ()), self._cpu.since(before))
 

@@ -24,11 +24,18 @@ class Effort:
     small: bool
     tries_max: int = 3
     """How often a figure is taken before it is refused."""
+    pairs_max: int = 9
+    events_max: int = 10_000_000
+    """Sizes beyond are left out."""
+
+    def sizes(self, full: Sequence[int], small: Sequence[int]) -> Sequence[int]:
+        """Those of `full` that are not too large, and one at least; `small` for a small run."""
+        return small if self.small else [each for each in full if each <= self.events_max] or full[:1]
 
     @property
     def pairs(self) -> int:
         """Pairs of slices for each contender."""
-        return 1 if self.small else 9
+        return 1 if self.small else self.pairs_max
 
     @property
     def slice_seconds(self) -> float:

@@ -127,7 +127,7 @@ class Place:
     @asynccontextmanager
     async def opened(self, dsn: str) -> AsyncIterator[Log]:
         """The log in a migrated database; the database stays."""
-        owner = await connect(dsn, "bench owner", statement_seconds=60)
+        owner = await connect(dsn, "bench owner", statement_seconds=600)
         roles = await roles_of(owner)
         metrics = Metrics(SERVICE.name, VERSION)
         async with open_pool(dsn, "bench", STORE_CONNECTIONS_MAX, role=roles.app) as pool:

@@ -1,19 +1,25 @@
-"""rebuild-beside: what live commands notice of read models that are built anew beside them, at the rate as shipped."""
+"""rebuild: how fast read models come from a log again. rebuild-beside: what live commands notice of it, at the rate as shipped."""
 
 import asyncio
 import os
+import signal
 import statistics
 import sys
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Final
 from uuid import uuid4
 
 from deploy.local.children import Child
 from deploy.local.places import CHECKOUT
+from shared.digest import digest_of
 from tests.bench import rig, work
-from tests.bench.measure import Beside, Effort, Figure, Outcome, Spread, is_steady, percentile_ms
+from tests.bench.beside import EVENTSOURCING, Peer, peers
+from tests.bench.measure import Beside, Effort, Figure, Outcome, Slice, Spread, contest, is_steady, percentile_ms
 from tests.bench.place import Place
+from tests.bench.streams import Rows, copy_rows, read_rows
 
 RATE: Final = 100
 ENTRIES: Final = 24_000
@@ -22,6 +28,108 @@ ROUNDS: Final = 5
 ROUND_SECONDS: Final = 8.0
 CONNECTIONS: Final = 64
 WITHIN_SECONDS: Final = 120.0
+
+
+SIZES: Final = (200_000, 1_000_000)
+PAIRS: Final = 5
+"""A rebuild takes too long for nine."""
+HISTORY: Final = 40
+"""Events of one account: twenty days proposed, the same twenty confirmed."""
+RUNNER_EVENTS: Final = 5_000
+UNTHROTTLED: Final = ("rebuild", "--from", "store", "--rate", "1000000")
+EVENTS_SECONDS_MIN: Final = 500.0
+"""Slower than this is not slow but stuck."""
+COPIED: Final = "bound: COPY of the same rows, all at once"
+
+
+async def rebuild(place: Place, effort: Effort) -> Outcome:
+    """The operator's command, from the store, unthrottled, while no process of the service runs; from its start until all is swapped in.
+
+    The read models that the worker made live are what the rebuilt ones have to be, table by table.
+    """
+    sizes = effort.sizes(SIZES, (2_000,))
+    runner_events = 500 if effort.small else RUNNER_EVENTS
+    checked: list[str] = []
+    also: dict[str, float] = {}
+    async with rig.hours(place, 0) as made, peers(place, EVENTSOURCING) as others:
+        await _history(made, sizes[0])
+        rows = await _rows(made)
+
+        async def rebuilt() -> Slice:
+            return await _rebuilt(made, checked)
+
+        async def copied() -> Slice:
+            async with place.log() as log:
+                return Slice(sizes[0], await copy_rows(log, rows))
+
+        async def followed(peer: Peer) -> Slice:
+            done = await peer.project(runner_events)
+            found = await peer.look(_RUNNER_ROWS)
+            assert found == {"entries": runner_events // 2, "minutes": work.MINUTES * runner_events // 2}, found
+            return done
+
+        figure = await contest(
+            f"{sizes[0]} events",
+            "events/s",
+            rebuilt,
+            {COPIED: copied} | {_runner(each.kind.label): partial(followed, each) for each in others.running},
+            replace(effort, pairs_max=PAIRS),
+            {_runner(label): why for label, why in others.absent.items()},
+        )
+        for size in sizes[1:]:
+            made.stack.start("hours-api", "hours-worker")
+            await _history(made, size - (await made.log.store.head()).position)
+            also[f"of_{size}_events_s"] = (await _rebuilt(made, checked)).rate
+        figure = replace(figure, also={**figure.also, **also})
+        checked = [await work.check_balances(made.log.owner, sizes[-1] // 2), *dict.fromkeys(checked), *await others.check()]
+    notes = [f"{sum(map(len, rows.values()))} rows in {len(rows)} tables; the runner projects {runner_events} events into two tables"]
+    return Outcome([figure], checked, {"G7": figure.over(COPIED), "G7b": figure.over(_runner(EVENTSOURCING.label))}, notes)
+
+
+def _runner(label: str) -> str:
+    return f"{label}'s ProjectionRunner"
+
+
+async def _history(made: rig.Rig, events: int) -> None:
+    """Accounts with entries that are proposed and confirmed; returns when the views show them, and every process has ended."""
+    log, ids = made.log, work.Ids(f"history {events}")
+
+    async def account() -> None:
+        volunteer = ids()
+        said = [work.proposed(ids, volunteer, number) for number in range(HISTORY // 2)]
+        await work.append(log, ids, volunteer, said)
+        await work.append(log, ids, volunteer, [work.confirmed(each) for each in said], HISTORY // 2)
+
+    for begin in range(0, events // HISTORY, 100):
+        await asyncio.gather(*(account() for _ in range(min(100, events // HISTORY - begin))))
+    await made.followed(WITHIN_SECONDS + events / EVENTS_SECONDS_MIN)
+    for name in ("hours-api", "hours-worker"):
+        made.stack.processes[name].stop((signal.SIGTERM, 15.0))
+
+
+async def _rows(made: rig.Rig) -> Rows:
+    schema = await made.log.owner.fetchval("SELECT schema FROM consumer.views WHERE live")
+    return await read_rows(made.log, schema)
+
+
+async def _rebuilt(made: rig.Rig, checked: list[str]) -> Slice:
+    """Once, and the old read models dropped. The new ones are held against the old, table by table."""
+    before = await digest_of(made.log.dsn)
+    events = (await made.log.store.head()).position
+    began = perf_counter()
+    await _ended(_start(made, *UNTHROTTLED), WITHIN_SECONDS + events / EVENTS_SECONDS_MIN)
+    took = perf_counter() - began
+    after = await digest_of(made.log.dsn)
+    assert after.schema != before.schema
+    assert (after.positions, after.tables) == (before.positions, before.tables), (before, after)
+    checked.append(
+        f"of {events} events the same {sum(rows for rows, _ in after.tables.values())} rows, {len(after.tables)} tables by digest"
+    )
+    await _ended(_start(made, "rebuild", "--drop-old"))
+    return Slice(events, took)
+
+
+_RUNNER_ROWS: Final = "SELECT (SELECT count(*) FROM entries) AS entries, (SELECT sum(minutes)::bigint FROM balances) AS minutes"
 
 
 async def rebuild_beside(place: Place, effort: Effort) -> Outcome:
@@ -94,8 +202,8 @@ async def _rebuild(made: rig.Rig) -> Child:
     return child
 
 
-async def _ended(child: Child) -> None:
-    end = monotonic() + WITHIN_SECONDS
+async def _ended(child: Child, within: float = WITHIN_SECONDS) -> None:
+    end = monotonic() + within
     while child.running():
         assert monotonic() < end, "the command does not end"
         await asyncio.sleep(0.05)

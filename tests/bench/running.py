@@ -75,7 +75,7 @@ async def e2e(place: Place, effort: Effort) -> Outcome:
             theirs: dict[str, list[float]] = {}
             before = len(made.problems)
             for _ in range(rounds):
-                answered, whole, after = await _followed(made, rate, seconds)
+                answered, whole, after = await followed(made, rate, seconds)
                 appended = await open_loop(rate, seconds, append)
                 done.append(_Round(answered, whole, after, appended, await _transport(place, rate, seconds)))
                 for each in others.running if rate == rates[0] else ():
@@ -95,7 +95,7 @@ async def e2e(place: Place, effort: Effort) -> Outcome:
     return Outcome(figures, checked, goals, notes)
 
 
-async def _followed(made: rig.Rig, rate: float, seconds: float) -> tuple[list[float], list[float], list[float]]:
+async def followed(made: rig.Rig, rate: float, seconds: float) -> tuple[list[float], list[float], list[float]]:
     """One round: latencies to the answer, to the rows, and from the one to the other."""
     seen: list[tuple[int, float]] = []
     watching = asyncio.create_task(_watch(made.log.owner, seen))

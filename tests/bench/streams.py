@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
@@ -20,7 +20,7 @@ from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
 from shared.envelope import Record
 from shared.relay import Relay
 from shared.relay.readback import reading
-from shared.relay.steps import START, Outgoing, chained
+from shared.relay.steps import START, chained
 from tests.bench import work
 from tests.bench.measure import Effort, Outcome, Slice, contest
 from tests.bench.place import Log, Place
@@ -31,7 +31,7 @@ VOLUNTEERS: Final = 5_000
 LARGE_BATCH: Final = 5_000
 DRAIN_SECONDS_MAX: Final = 120.0
 _TOPIC: Final = "hours.events"
-_TABLES: Final = ("entries", "entry_changes", "credited_intervals", "postings", "balances")
+TABLES: Final = ("entries", "entry_changes", "credited_intervals", "postings", "balances")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +153,12 @@ async def project_live(place: Place, effort: Effort) -> Outcome:
     messages = _messages(effort)
     cpu = place.cpu()
     confirmed = len(messages) // 2
-    rows: dict[str, list[tuple[object, ...]]] = {}
+    rows: dict[str, Sequence[tuple[object, ...]]] = {}
     checked: list[str] = []
 
     async def applied(size: int) -> Slice:
         async with place.log() as log:
-            setting = Setting(
-                consumers=SERVICE.consumers,
-                pool=log.pool,
-                kafka=Kafka("", ""),
-                codec=log.codec,
-                keys=log.keys,
-                metrics=log.metrics,
-            )
-            consumer = Consumer(next(each for each in parts(setting) if each.source == "hours"), log.pool, log.metrics)
-            await consumer.begin()
+            consumer = await views_consumer(log)
             before, began = cpu.start(), perf_counter()
             for begin in range(0, len(messages), size):
                 assert not await consumer.take(messages[begin : begin + size])
@@ -175,18 +166,13 @@ async def project_live(place: Place, effort: Effort) -> Outcome:
             assert consumer.position == len(messages)
             checked[:] = [await work.check_balances(log.owner, confirmed)]
             if not rows:
-                for table in _TABLES:
-                    rows[table] = [tuple(row) for row in await log.owner.fetch(f"SELECT * FROM views_1.{table}")]
+                rows.update(await read_rows(log, "views_1"))
             return done
 
     async def copied() -> Slice:
         async with place.log() as log:
-            before, began = cpu.start(), perf_counter()
-            async with log.owner.transaction():
-                await log.owner.execute("SET LOCAL synchronous_commit = off")
-                for table, records in rows.items():
-                    await log.owner.copy_records_to_table(table, schema_name="views_1", records=records, timeout=60)
-            done = Slice(len(messages), perf_counter() - began, cpu_seconds=cpu.since(before))
+            before = cpu.start()
+            done = Slice(len(messages), await copy_rows(log, rows), cpu_seconds=cpu.since(before))
             await work.check_balances(log.owner, confirmed)
             return done
 
@@ -202,28 +188,55 @@ async def project_live(place: Place, effort: Effort) -> Outcome:
     return Outcome([figure], checked, {"G6": (goal, figure)}, notes)
 
 
-def _messages(effort: Effort) -> list[Message]:
-    """Every volunteer's entry of a day is proposed, then every one is confirmed, then comes the next day; as the relay publishes it."""
-    codec, ids, log_id = Codec(EVENTS, UPCASTERS), work.Ids("project"), work.Ids("log")()
-    people = [ids() for _ in range(effort.events(VOLUNTEERS))]
-    said: list[ServiceTimeProposed | ServiceTimeConfirmed] = []
-    for day in range(effort.events(PROJECTED) // (2 * len(people)) or 1):
-        proposals = [work.proposed(ids, volunteer, day) for volunteer in people]
-        said += proposals
-        said += [work.confirmed(each) for each in proposals]
-    outgoing: list[Outgoing] = []
-    for position, event in enumerate(said, 1):
-        volunteer = event.volunteer_id
-        made = work.request(codec, ids, work.account_of(volunteer), 0, [event], str(volunteer))
+Rows = Mapping[str, Sequence[tuple[object, ...]]]
+"""Of the read models of hours, by table."""
+
+
+async def read_rows(log: Log, schema: str) -> Rows:
+    """All of them."""
+    return {table: [tuple(row) for row in await log.owner.fetch(f"SELECT * FROM {schema}.{table}")] for table in TABLES}
+
+
+async def copy_rows(log: Log, rows: Rows) -> float:
+    """Into empty read models, in one transaction, by COPY; how long that took, in seconds."""
+    began = perf_counter()
+    async with log.owner.transaction():
+        await log.owner.execute("SET LOCAL synchronous_commit = off")
+        for table, records in rows.items():
+            await log.owner.copy_records_to_table(table, schema_name="views_1", records=records, timeout=600)
+    return perf_counter() - began
+
+
+async def views_consumer(log: Log) -> Consumer:
+    """What makes the read models of `hours` from its own log, where it stands."""
+    setting = Setting(consumers=SERVICE.consumers, pool=log.pool, kafka=Kafka("", ""), codec=log.codec, keys=log.keys, metrics=log.metrics)
+    consumer = Consumer(next(each for each in parts(setting) if each.source == "hours"), log.pool, log.metrics)
+    await consumer.begin()
+    return consumer
+
+
+class Published:
+    """Events of accounts, one after the other, as the relay publishes them."""
+
+    def __init__(self, salt: str) -> None:
+        self._codec, self._ids = Codec(EVENTS, UPCASTERS), work.Ids(salt)
+        self._log_id = work.Ids("log")()
+        self._link, self._position = START, 0
+
+    def message(self, said: ServiceTimeProposed | ServiceTimeConfirmed, version: int) -> Message:
+        """The next one."""
+        volunteer = said.volunteer_id
+        made = work.request(self._codec, self._ids, work.account_of(volunteer), 0, [said], str(volunteer))
+        self._position += 1
         record = Record(
             service="hours",
-            log_id=log_id,
-            position=position,
+            log_id=self._log_id,
+            position=self._position,
             stream=made.stream,
-            version=1 + (position - 1) // len(people),
+            version=version,
             event_id=made.events[0].event_id,
-            type=event.TYPE,
-            schema_version=event.VERSION,
+            type=said.TYPE,
+            schema_version=said.VERSION,
             time=made.time,
             command_id=made.command_id,
             correlation_id=made.correlation_id,
@@ -233,5 +246,18 @@ def _messages(effort: Effort) -> list[Message]:
             traceparent=made.traceparent,
             payload=made.events[0].payload,
         )
-        outgoing += chained(outgoing[-1].link if outgoing else START, [record])
-    return [Message(offset, each.headers, each.value) for offset, each in enumerate(outgoing)]
+        (outgoing,) = chained(self._link, [record])
+        self._link = outgoing.link
+        return Message(self._position - 1, outgoing.headers, outgoing.value)
+
+
+def _messages(effort: Effort) -> list[Message]:
+    """Every volunteer's entry of a day is proposed, then every one is confirmed, then comes the next day."""
+    published, ids = Published("project"), work.Ids("projected")
+    people = [ids() for _ in range(effort.events(VOLUNTEERS))]
+    messages: list[Message] = []
+    for day in range(effort.events(PROJECTED) // (2 * len(people)) or 1):
+        proposals = [work.proposed(ids, volunteer, day) for volunteer in people]
+        messages += [published.message(each, 2 * day + 1) for each in proposals]
+        messages += [published.message(work.confirmed(each), 2 * day + 2) for each in proposals]
+    return messages

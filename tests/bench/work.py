@@ -114,12 +114,18 @@ def request(codec: Codec, ids: Ids, stream: Stream, version: int, events: Sequen
     """An append as `submit` makes it: validated models become bytes, with ids, fingerprint, actor and trace."""
     command_id = ids()
     made = [event_id(command_id, index) for index in range(len(events))]
+    said = [NewEvent(each, event.TYPE, event.VERSION, codec.encode(event, each)) for each, event in zip(made, events, strict=True)]
+    return request_of(command_id, stream, version, said, key)
+
+
+def request_of(command_id: UUID, stream: Stream, version: int, events: Sequence[NewEvent], key: str) -> AppendRequest:
+    """The same with bytes that are there."""
     return AppendRequest(
         command_id=command_id,
         fingerprint=FINGERPRINT,
         stream=stream,
         expected_version=version,
-        events=[NewEvent(each, event.TYPE, event.VERSION, codec.encode(event, each)) for each, event in zip(made, events, strict=True)],
+        events=events,
         refusal=None,
         take=(),
         release=(),

@@ -1,10 +1,13 @@
 """What the bench says of what is not there, and of what it refuses."""
 
-from dataclasses import replace
+import re
+from dataclasses import asdict, replace
+from xml.etree import ElementTree as ET
 
 from tests.bench import report
 from tests.bench.beside import EVENTSOURCING, Kind
 from tests.bench.measure import Beside, Effort, Figure, Outcome, Spread
+from tests.bench.plots import curves, page
 
 NOWHERE = Kind("nobody's store", ["no-such-package", "@nobody/no-such-package"], ["true"], "SELECT 1")
 STEADY = Spread(1.0, 0.99, 1.01)
@@ -53,6 +56,40 @@ def test_a_goal_is_what_the_contender_says_unless_the_figure_was_refused_or_smal
     assert report.goals_report({})["G1"]["reached"] == "not measured: the bench was not run"
 
 
-def test_small_is_one_pair_of_short_slices() -> None:
-    assert (Effort(small=True).pairs, Effort(small=False).pairs) == (1, 9)
-    assert Effort(small=True).slice_seconds < Effort(small=False).slice_seconds
+def test_small_is_one_pair_of_short_slices_and_a_large_run_leaves_out_what_is_too_large() -> None:
+    small, full = Effort(small=True), Effort(small=False, events_max=1_000_000)
+    assert (small.pairs, full.pairs) == (1, 9)
+    assert small.slice_seconds < full.slice_seconds
+    assert small.sizes((100_000, 10_000_000), (10,)) == (10,)
+    assert full.sizes((100_000, 1_000_000, 10_000_000), (10,)) == [100_000, 1_000_000]
+    assert replace(full, events_max=10).sizes((100_000, 1_000_000), (10,)) == (100_000,)
+
+
+def drawn(*figures: Figure, name: str = "append-new1") -> str:
+    benches = {name: report.bench_report(Outcome(figures, [], {"G1": (7.5, figures[0])}), 0.0, 1.0, small=False)}
+    machine = {"cpus": 2, "python": "3.11", "fdatasync_us": 100, "packages": {"asyncpg": "0.32"}}
+    return page({"machine": machine, "peers": {"peer": "1.0"}, "goals": report.goals_report(benches), "benches": benches})
+
+
+def test_the_page_draws_every_goal_every_figure_and_what_each_contender_has() -> None:
+    figure = replace(FIGURE, name="a < b", beside={"peer & co": Beside(500, Spread(10.0, 9.0, 11.0))}, absent={"other": "not installed"})
+    said = drawn(figure)
+    assert "a &lt; b" in said
+    assert "x10" in said
+    assert "other: not installed" in said
+    drawings = [ET.fromstring(each) for each in re.findall(r"<svg.*?</svg>", said, re.DOTALL)]
+    goals, bars = drawings
+    assert len(goals.findall("circle")) == 1
+    assert [round(float(each.attrib["width"])) for each in bars.findall("rect")] == [370, 37]
+
+
+def test_what_goes_over_sizes_is_drawn_as_a_curve() -> None:
+    figures = [
+        replace(FIGURE, name=f"append at {size}", beside={"the same at 100000": Beside(1, Spread(ratio, ratio, ratio))})
+        for size, ratio in ((1_000_000, 0.99), (10_000_000, 0.9))
+    ]
+    ((_, unit, lines),) = curves("growth", [asdict(each) for each in figures])
+    assert unit == "events"
+    assert lines == [("append", [(100_000, 1.0), (1_000_000, 0.99), (10_000_000, 0.9)])]
+    assert "polyline" in drawn(*figures, name="growth")
+    assert list(curves("codec", [asdict(FIGURE)])) == []

@@ -9,7 +9,7 @@ says `{"ready": true}` on a line when it could begin, then answers each line it 
 | `seed` | `streams`, `length`: forgets those seeded before | `count` of events |
 | `command` | `callers`, `seconds`, `used`: reads a seeded stream, decides, appends one; each stream `used` times | the same, of commands |
 | `hot` | `callers`, `seconds`, `streams`: reads one of few new streams, appends one, again at a conflict | the same, and `conflicts` |
-| `project` | `events`: so many are there; a projection runs over them from the start | `count`, `seconds` |
+| `project` | `events`: so many are there, made at first; a projection runs over them from the start | `count`, `seeded`, `seconds` |
 | `follow` | `rate`, `seconds`: saves by a schedule while a projection follows | `latencies` from the schedule to the committed rows |
 
 What a peer is asked is generous to it: bodies are plain strings and numbers, made before the clock starts.
