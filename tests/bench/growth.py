@@ -15,7 +15,6 @@ from typing import Final
 import asyncpg
 
 from services.hours.main import SERVICE
-from shared.application import Actor, Role
 from shared.consumer.apply import Consumer
 from shared.consumer.shell import RECORDS_MAX
 from shared.consumer.waits import Waits
@@ -23,6 +22,7 @@ from shared.contracts.hours import ServiceTimeProposed
 from shared.eventstore.values import Answer, NewEvent
 from shared.http.query import PAGE_ROWS, Query, Views, read
 from shared.ids import event_id
+from shared.permissions import Actor, Role
 from tests.bench import work
 from tests.bench.measure import Beside, Effort, Figure, Found, Outcome, Slice, Spread, Work, closed_loop, contest
 from tests.bench.place import Log, Place

@@ -100,6 +100,15 @@ def goals_report(benches: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     return report
 
 
+def below_half(bench: Mapping[str, Any]) -> list[str]:
+    """Of a small run's goals those that miss even half their floor, where a small run can say so; a sentence each."""
+    return [
+        f"{name} ({GOALS[name].what}): {_number(found['measured'])}, half the floor is {GOALS[name].half_floor():g}"
+        for name, found in bench["goals"].items()
+        if GOALS[name].small and found["measured"] is not None and not GOALS[name].holds_half(found["measured"])
+    ]
+
+
 def write(file: Path, benches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Puts these benches into the file, beside those of earlier runs, and draws its page anew; the whole report."""
     earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["benches"] if file.exists() else {}

@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 
 from tests.bench import report
 from tests.bench.beside import EVENTSOURCING, Kind
-from tests.bench.measure import Beside, Effort, Figure, Outcome, Spread
+from tests.bench.measure import Beside, Effort, Figure, Found, Outcome, Spread
 from tests.bench.plots import curves, page
 
 NOWHERE = Kind("nobody's store", ["no-such-package", "@nobody/no-such-package"], ["true"], "SELECT 1")
@@ -54,6 +54,16 @@ def test_a_goal_is_what_the_contender_says_unless_the_figure_was_refused_or_smal
     assert report.goals_report(reported(Outcome([noisy], [], {"G1": noisy.over("peer")})))["G1"]["reached"] == "refused (noisy)"
     assert report.goals_report(reported(outcome, small=True))["G1"]["reached"] == "small run"
     assert report.goals_report({})["G1"]["reached"] == "not measured: the bench was not run"
+
+
+def test_a_small_run_is_held_against_half_the_floor_where_it_can_say_something() -> None:
+    figure = replace(FIGURE, beside={"peer": Beside(500, Spread(2.9, 2.9, 2.9))})
+    (said,) = report.below_half(reported(Outcome([figure], [], {"G1": figure.over("peer")}), small=True)["append-new1"])
+    assert said.startswith("G1 (")
+    assert said.endswith("2.9, half the floor is 3")
+    held: dict[str, Found] = {"G1": (3.0, figure), "G1b.emmett": "not installed", "G3": (0.1, figure), "G11.rss": (260.0, figure)}
+    assert report.below_half(reported(Outcome([figure], [], held), small=True)["append-new1"]) == []
+    assert len(report.below_half(reported(Outcome([figure], [], {"G11.rss": (261.0, figure)}), small=True)["append-new1"])) == 1
 
 
 def test_small_is_one_pair_of_short_slices_and_a_large_run_leaves_out_what_is_too_large() -> None:
