@@ -58,8 +58,11 @@ class Codec:
 
     def encode(self, event: Event, event_id: UUID, seal: Seal | None = None) -> bytes:
         """The bytes that are stored and published under `event_id`. `seal` is required where a personal field is filled (PayloadError)."""
+        marks = self._personal[event.TYPE]
+        if not marks:
+            return event.model_dump_json().encode()
         body: Json = event.model_dump(mode="json")
-        for name, mark in self._personal[event.TYPE].items():
+        for name, mark in marks.items():
             clear = body[name]
             if clear is None:
                 continue

@@ -4,6 +4,7 @@ Nothing here knows a word of the domain: a service hands over its tables (`Servi
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -211,6 +212,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             imports=service.imports,
         )
         app = build_app(api)
+        _keep_what_is_made()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, store=pool, reads=reads)))
             tasks.create_task(keep_looking(pool, service.projections, metrics, stop))
@@ -241,6 +243,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
             WorkerRole("inbox", lambda enough: run_inbox(setting, engine.commands.submit, engine.look_ups, engine.clock, enough)),
             WorkerRole("withdrawals", lambda enough: run_withdrawals(setting, enough)),
         )
+        _keep_what_is_made()
         probe = probes(metrics, alive=heartbeat.is_alive, ready=lambda: _answers(pool))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(heartbeat.run(stop))
@@ -325,6 +328,12 @@ async def _run_all(service: Service[Any], settings: Settings, stop: asyncio.Even
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(run_api(service, settings, stop, metrics))
         tasks.create_task(run_worker(service, settings, stop, metrics))
+
+
+def _keep_what_is_made() -> None:
+    """What a process is made of lives as long as it does: the garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:

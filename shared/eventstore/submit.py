@@ -8,8 +8,7 @@ saw it.
 import asyncio
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
@@ -150,8 +149,7 @@ class Commands(Generic[L]):
         """Whatever stands in the way now, a command that was answered before is answered the same."""
         try:
             plan = await use_case.plan(asked, self._lookups)
-            async with self._turn(plan.stream):
-                return await self._decide(plan, asking)
+            return await self._in_turn(plan, asking)
         except (StoreUnavailableError, LogClosedError, FingerprintMismatchError):
             raise
         except Exception:
@@ -284,18 +282,17 @@ class Commands(Generic[L]):
         if len(self._cache) > self._cached_streams_max:
             self._cache.popitem(last=False)
 
-    @asynccontextmanager
-    async def _turn(self, stream: Stream) -> AsyncIterator[None]:
+    async def _in_turn(self, plan: Plan[Any], asking: _Asking) -> Answer:
         """Commands to one stream take turns inside a process, up to the commit; else they would only conflict."""
-        turn = self._turns.setdefault(stream, _Turn(asyncio.Lock()))
+        turn = self._turns.setdefault(plan.stream, _Turn(asyncio.Lock()))
         turn.users += 1
         try:
             async with turn.lock:
-                yield
+                return await self._decide(plan, asking)
         finally:
             turn.users -= 1
             if not turn.users:
-                del self._turns[stream]
+                del self._turns[plan.stream]
 
 
 def _partition_key(stream: Stream, events: Sequence[Event]) -> str:

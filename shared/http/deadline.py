@@ -47,13 +47,21 @@ class Deadline:
 
     async def wait_for(self, task: asyncio.Task[T]) -> T:
         """What `task` gives, or StoreUnavailableError when time is up; the task goes on."""
-        task.add_done_callback(_look_at)
-        done, _ = await asyncio.wait({task}, timeout=max(self._at - monotonic(), 0.0))
-        if not done:
+        loop = asyncio.get_running_loop()
+        enough: asyncio.Future[None] = loop.create_future()
+
+        def end(ended: asyncio.Task[T] | None = None) -> None:
+            if ended is not None and not ended.cancelled():
+                ended.exception()  # Seen, so that one nobody waits for any more is no stray warning.
+            if not enough.done():
+                enough.set_result(None)
+
+        task.add_done_callback(end)
+        timer = loop.call_later(max(self._at - monotonic(), 0.0), end)
+        try:
+            await enough
+        finally:
+            timer.cancel()
+        if not task.done():
             raise StoreUnavailableError("no answer in time")
         return task.result()
-
-
-def _look_at(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled():
-        task.exception()  # Seen, so that one nobody waits for any more is no stray warning.
