@@ -7,9 +7,12 @@ length-prefixed, then the stored payload, byte for byte. Sealed fields stay seal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
+
+from asyncpg.pgproto import pgproto
 
 from shared.errors import EnvelopeError
 
@@ -18,6 +21,9 @@ CHAIN_START: Final = bytes(32)
 
 POSITION_DIGITS: Final = 20
 """Width of `ce_sequence`, so that text order is number order up to 2^63."""
+
+CHAIN_HEADER: Final = "ce_chainhash"
+"""The header that holds the hash after its event."""
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -37,7 +43,7 @@ class Stream:
         """Reads `category-uuid`. Raises EnvelopeError."""
         category, _, rest = text.partition("-")
         try:
-            return Stream(category, UUID(rest))
+            return Stream(category, pgproto.UUID(rest))
         except ValueError as error:
             raise EnvelopeError("stream name is not category-uuid") from error
 
@@ -96,33 +102,24 @@ def headers_of(record: Record) -> list[tuple[str, bytes]]:
 
 def record_of(headers: Sequence[tuple[str, bytes | None]], payload: bytes | None) -> Record:
     """Reads a record back from Kafka. Raises EnvelopeError for a header that is missing, null, doubled or not UTF-8."""
-    texts: dict[str, str] = {}
-    for name, raw in headers:
-        if raw is None:
-            raise EnvelopeError(f"header {name[:40]!r} is null")
-        if name in texts:
-            raise EnvelopeError(f"header {name[:40]!r} is doubled")
-        try:
-            texts[name] = raw.decode()
-        except UnicodeDecodeError as error:
-            raise EnvelopeError(f"header {name[:40]!r} is not UTF-8") from error
+    texts = _texts(headers)
     if payload is None:
         raise EnvelopeError("record has no value")
-    try:
+    try:  # pgproto's UUID is a UUID, read in a tenth of the time.
         causation = texts.get("ce_causationid")
         record = Record(
             service=texts["ce_source"].removeprefix("/leifeng/"),
-            log_id=UUID(texts["ce_logid"]),
+            log_id=pgproto.UUID(texts["ce_logid"]),
             position=int(texts["ce_sequence"]),
             stream=Stream.parse(texts["ce_subject"]),
             version=int(texts["ce_streamversion"]),
-            event_id=UUID(texts["ce_id"]),
+            event_id=pgproto.UUID(texts["ce_id"]),
             type=texts["ce_type"],
             schema_version=int(texts["ce_schemaversion"]),
             time=datetime.fromisoformat(texts["ce_time"]),
-            command_id=UUID(texts["ce_commandid"]),
-            correlation_id=UUID(texts["ce_correlationid"]),
-            causation_id=UUID(causation) if causation is not None else None,
+            command_id=pgproto.UUID(texts["ce_commandid"]),
+            correlation_id=pgproto.UUID(texts["ce_correlationid"]),
+            causation_id=pgproto.UUID(causation) if causation is not None else None,
             actor=texts["ce_actor"],
             partition_key=texts["ce_partitionkey"],
             traceparent=texts.get("traceparent"),
@@ -137,16 +134,46 @@ def record_of(headers: Sequence[tuple[str, bytes | None]], payload: bytes | None
     return record
 
 
+def _texts(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    name = ""
+    try:
+        for name, raw in headers:
+            texts[name] = raw.decode()  # type: ignore[union-attr]
+    except AttributeError:
+        raise EnvelopeError(f"header {name[:40]!r} is null") from None
+    except UnicodeDecodeError:
+        raise EnvelopeError(f"header {name[:40]!r} is not UTF-8") from None
+    if len(texts) < len(headers):
+        raise EnvelopeError("a header is doubled")
+    return texts
+
+
 def chain_hash(previous: bytes, headers: Headers, payload: bytes) -> bytes:
     """SHA-256 of the previous hash, the canonical headers and the payload; `ce_chainhash` itself is left out."""
-    canonical = sorted((name, value) for name, value in headers if name != "ce_chainhash")
-    digest = sha256(previous)
-    digest.update(len(canonical).to_bytes(4))  # Else a header could move into the front of the payload under the same hash.
-    for name, value in canonical:
-        encoded = name.encode()
-        digest.update(len(encoded).to_bytes(4) + encoded + len(value).to_bytes(4) + value)
-    digest.update(payload)
-    return digest.digest()
+    order = _canonical(tuple([name for name, _ in headers]))
+    if order is None:  # Two of one name stand in the order of their values.
+        named = [(_length_and(name.encode()), value) for name, value in sorted(headers) if name != CHAIN_HEADER]
+    else:
+        named = [(name, headers[index][1]) for index, name in order]
+    parts = [previous, len(named).to_bytes(4)]  # The number: else a header could move into the front of the payload under the same hash.
+    for name, value in named:
+        parts += (name, len(value).to_bytes(4), value)
+    parts.append(payload)
+    return sha256(b"".join(parts)).digest()
+
+
+@lru_cache(maxsize=100)  # Of one service's events a handful; what a stranger calls his headers costs nothing for long.
+def _canonical(names: tuple[str, ...]) -> Sequence[tuple[int, bytes]] | None:
+    """In which order headers of these names enter the hash, each with its name's bytes; None when a name is there twice."""
+    if len(set(names)) < len(names):
+        return None
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return [(index, _length_and(names[index].encode())) for index in order if names[index] != CHAIN_HEADER]
+
+
+def _length_and(text: bytes) -> bytes:
+    return len(text).to_bytes(4) + text
 
 
 def _time_text(instant: datetime) -> str:

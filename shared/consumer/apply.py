@@ -4,11 +4,10 @@ Nothing here knows of FastStream or Kafka: records come as messages, and what be
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, cast
 from uuid import UUID
 
 import asyncpg
@@ -17,7 +16,7 @@ from pydantic_core import to_json
 from shared import logs
 from shared.codec import Codec
 from shared.consumer.values import Fact, Fold
-from shared.envelope import CHAIN_START, Record, chain_hash, record_of
+from shared.envelope import CHAIN_HEADER, CHAIN_START, Headers, Record, chain_hash, record_of
 from shared.errors import DeterministicError, EnvelopeError, LeifengError, NewerVersionError, UnknownEventTypeError
 from shared.metrics import Metrics
 from shared.postgres import Connection, Pool
@@ -113,9 +112,12 @@ def follow(source: str, place: Place, messages: Sequence[Message]) -> Run:
     run = Run()
     for message in messages:
         entry = None
-        with suppress(EnvelopeError):
+        try:
             record = record_of(message.headers, message.value)
-            ours = record.service == source and place.log_id in {None, record.log_id}
+        except EnvelopeError:
+            pass
+        else:
+            ours = record.service == source and (place.log_id is None or place.log_id == record.log_id)
             if ours and record.position <= place.position and not _has_forked(place, record, message):
                 run.repeated += 1
                 run.gap = False if record.position == place.position else run.gap
@@ -133,15 +135,22 @@ def follow(source: str, place: Place, messages: Sequence[Message]) -> Run:
 
 
 def _has_forked(place: Place, record: Record, message: Message) -> bool:
-    return record.position == place.position and dict(message.headers).get("ce_chainhash") != place.hash.hex().encode()
+    return record.position == place.position and _chain_said(message.headers) != place.hash.hex().encode()
 
 
 def _verified(place: Place, record: Record, message: Message) -> Entry | None:
-    headers = [(name, value) for name, value in message.headers if value is not None]
+    headers = cast("Headers", message.headers)  # `record_of` has found no null in them.
     digest = chain_hash(place.hash, headers, record.payload)
-    if dict(headers).get("ce_chainhash", b"") != digest.hex().encode():
+    if _chain_said(headers) != digest.hex().encode():
         return None
     return Entry(record, headers, Place(record.log_id, record.position, digest, message.offset + 1, record.time))
+
+
+def _chain_said(headers: Sequence[tuple[str, bytes | None]]) -> bytes | None:
+    for name, value in reversed(headers):  # The relay adds it last.
+        if name == CHAIN_HEADER:
+            return value
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,9 @@
 """Entries: what was served when, in which state, how it came to that, and what still waits for approval."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from datetime import date, datetime
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, NamedTuple
 from uuid import UUID
 
 from services.hours.domain.day import minutes_between
@@ -20,101 +18,103 @@ from shared.postgres import Connection
 AccountEvent = ServiceTimeProposed | ServiceTimeConfirmed | ServiceTimeCorrected | ServiceTimeReversed
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A row of `entries`."""
+class Standing(NamedTuple):
+    """What can change of an entry."""
 
-    entry_id: UUID
-    account_id: UUID
-    volunteer_id: UUID
-    unit_code: str
-    activity_id: UUID
-    hour_class: str
-    served_on: date
     starts_at: datetime
     ends_at: datetime
     minutes: int
     state: str
     credited_minutes: int
     over_cap_minutes: int
-    recorder_id: UUID
-    proposed_at: datetime
-
-
-_COLUMNS: Final = [each.name for each in fields(Entry)]
-_row: Final = attrgetter(*_COLUMNS)  # dataclasses.astuple copies every value deeply: half the time of the whole batch.
 
 
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     """Rows of touched entries are read once, changed in memory in order, and written once. Raises InvariantError for an unknown entry."""
     said = [(fact, fact.event) for fact in facts if isinstance(fact.event, AccountEvent)]
+    if not said:
+        return
     touched = list({event.entry_id for _, event in said})
-    rows = {row["entry_id"]: Entry(**dict(row)) for row in await connection.fetch(_SELECT_ENTRIES, touched)}
+    known = {row[0]: Standing(*row[1:]) for row in await connection.fetch(_SELECT_STANDINGS, touched)}
+    made: dict[UUID, tuple[Any, ...]] = {}
+    stand = dict(known)
     changes = []
     for fact, event in said:
-        before = rows.get(event.entry_id)
+        entry_id, before = event.entry_id, stand.get(event.entry_id)
         if isinstance(event, ServiceTimeProposed) != (before is None):
             raise InvariantError("an entry is proposed once, before anything else")
-        after = rows[event.entry_id] = _proposed(fact, event) if isinstance(event, ServiceTimeProposed) else _changed(before, event)
+        if isinstance(event, ServiceTimeProposed):
+            made[entry_id] = _made(fact, event)
+        after = stand[entry_id] = _standing(before, event)
         changes.append(_change(fact, event, before, after))
-    await connection.execute(_DELETE_INTERVALS, touched)
-    await connection.execute(_DELETE_ENTRIES, touched)
-    await connection.copy_records_to_table("entries", records=map(_row, rows.values()), columns=_COLUMNS)
-    counted = [each for each in rows.values() if each.state == "counted"]
-    await connection.execute(
-        _INSERT_INTERVALS,
-        [each.entry_id for each in counted],
-        [each.volunteer_id for each in counted],
-        [each.starts_at for each in counted],
-        [each.ends_at for each in counted],
-    )
+    await _write(connection, made, known, stand)
     await connection.copy_records_to_table("entry_changes", records=changes, columns=_CHANGE_COLUMNS)
 
 
-def _proposed(fact: Fact, event: ServiceTimeProposed) -> Entry:
-    return Entry(
-        entry_id=event.entry_id,
-        account_id=fact.record.stream.id,
-        volunteer_id=event.volunteer_id,
-        unit_code=event.unit_code,
-        activity_id=event.activity_id,
-        hour_class=event.hour_class,
-        served_on=event.served_on,
-        starts_at=event.starts_at,
-        ends_at=event.ends_at,
-        minutes=event.minutes,
-        state="pending",
-        credited_minutes=0,
-        over_cap_minutes=0,
-        recorder_id=event.recorder_id,
-        proposed_at=fact.record.time,
+async def _write(
+    connection: Connection, made: Mapping[UUID, tuple[Any, ...]], known: Mapping[UUID, Standing], stand: Mapping[UUID, Standing]
+) -> None:
+    """`made` are the new rows without their standing, `known` what stood before, `stand` what stands now."""
+    if made:
+        rows = [row + stand[entry_id] for entry_id, row in made.items()]
+        await connection.copy_records_to_table("entries", records=rows, columns=_COLUMNS)
+    if known:
+        await connection.execute(_UPDATE_ENTRIES, list(known), *map(list, zip(*(stand[each] for each in known), strict=True)))
+    gone = [each for each, before in known.items() if before.state == "counted"]
+    if gone:
+        await connection.execute(_DELETE_INTERVALS, gone)
+    counted = [(each, now.starts_at, now.ends_at) for each, now in stand.items() if now.state == "counted"]
+    if counted:
+        await connection.execute(_INSERT_INTERVALS, *map(list, zip(*counted, strict=True)))
+
+
+def _made(fact: Fact, event: ServiceTimeProposed) -> tuple[Any, ...]:
+    return (
+        event.entry_id,
+        fact.record.stream.id,
+        event.volunteer_id,
+        event.unit_code,
+        event.activity_id,
+        event.hour_class,
+        event.served_on,
+        event.recorder_id,
+        fact.record.time,
     )
 
 
-def _changed(before: Entry | None, event: ServiceTimeConfirmed | ServiceTimeCorrected | ServiceTimeReversed) -> Entry:
+_COLUMNS: Final = (
+    "entry_id",
+    "account_id",
+    "volunteer_id",
+    "unit_code",
+    "activity_id",
+    "hour_class",
+    "served_on",
+    "recorder_id",
+    "proposed_at",
+    *Standing._fields,
+)
+
+
+def _standing(before: Standing | None, event: AccountEvent) -> Standing:
+    if isinstance(event, ServiceTimeProposed):
+        return Standing(event.starts_at, event.ends_at, event.minutes, "pending", 0, 0)
     assert before is not None
     if isinstance(event, ServiceTimeReversed):
-        return replace(before, state="reversed", credited_minutes=0, over_cap_minutes=0)
-    return replace(
-        before,
-        state="counted",
-        starts_at=event.starts_at,
-        ends_at=event.ends_at,
-        minutes=minutes_between(event.starts_at, event.ends_at),
-        credited_minutes=event.credited_minutes,
-        over_cap_minutes=event.over_cap_minutes,
-    )
+        return Standing(before.starts_at, before.ends_at, before.minutes, "reversed", 0, 0)
+    minutes = minutes_between(event.starts_at, event.ends_at)
+    return Standing(event.starts_at, event.ends_at, minutes, "counted", event.credited_minutes, event.over_cap_minutes)
 
 
-def _change(fact: Fact, event: AccountEvent, before: Entry | None, after: Entry) -> tuple[Any, ...]:
+def _change(fact: Fact, event: AccountEvent, before: Standing | None, after: Standing) -> tuple[Any, ...]:
     return (
         fact.record.position,
-        after.entry_id,
-        after.account_id,
-        after.volunteer_id,
-        after.unit_code,
-        after.activity_id,
-        after.served_on,
+        event.entry_id,
+        fact.record.stream.id,
+        event.volunteer_id,
+        event.unit_code,
+        event.activity_id,
+        event.served_on,
         event.TYPE.removeprefix("hours.service_time_"),
         fact.record.time,
         before and before.starts_at,
@@ -125,11 +125,21 @@ def _change(fact: Fact, event: AccountEvent, before: Entry | None, after: Entry)
         after.ends_at,
         after.credited_minutes,
         after.over_cap_minutes,
-        getattr(event, "policy_version", None),
-        getattr(event, "reason_code", None),
-        getattr(event, "requester_id", None),
-        getattr(event, "approver_id", None),
+        *_by_whom(event),
     )
+
+
+def _by_whom(event: AccountEvent) -> tuple[str | None, str | None, UUID | None, UUID | None]:
+    """Policy version, reason, who asked, who approved."""
+    match event:
+        case ServiceTimeProposed():
+            return None, None, None, None
+        case ServiceTimeConfirmed():
+            return event.policy_version, None, None, event.approver_id
+        case ServiceTimeCorrected():
+            return event.policy_version, event.reason_code, event.requester_id, event.approver_id
+        case ServiceTimeReversed():
+            return None, event.reason_code, event.requester_id, event.approver_id
 
 
 _CHANGE_COLUMNS: Final = (
@@ -156,20 +166,26 @@ _CHANGE_COLUMNS: Final = (
     "approver_id",
 )
 
-_SELECT_ENTRIES: Final[LiteralString] = """
-    SELECT entry_id, account_id, volunteer_id, unit_code, activity_id, hour_class, served_on, starts_at, ends_at, minutes, state,
-           credited_minutes, over_cap_minutes, recorder_id, proposed_at
-    FROM entries WHERE entry_id = ANY ($1::uuid[])
+_SELECT_STANDINGS: Final[LiteralString] = """
+    SELECT entry_id, starts_at, ends_at, minutes, state, credited_minutes, over_cap_minutes FROM entries WHERE entry_id = ANY ($1::uuid[])
 """
 
-_DELETE_ENTRIES: Final[LiteralString] = "DELETE FROM entries WHERE entry_id = ANY ($1::uuid[])"
+_UPDATE_ENTRIES: Final[LiteralString] = """
+    UPDATE entries AS entry
+    SET starts_at = now.starts_at, ends_at = now.ends_at, minutes = now.minutes, state = now.state,
+        credited_minutes = now.credited_minutes, over_cap_minutes = now.over_cap_minutes
+    FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::text[], $6::integer[], $7::integer[])
+        AS now (entry_id, starts_at, ends_at, minutes, state, credited_minutes, over_cap_minutes)
+    WHERE entry.entry_id = now.entry_id
+"""
 
 _DELETE_INTERVALS: Final[LiteralString] = "DELETE FROM credited_intervals WHERE entry_id = ANY ($1::uuid[])"
 
 _INSERT_INTERVALS: Final[LiteralString] = """
     INSERT INTO credited_intervals (entry_id, volunteer_id, during)
-    SELECT entry_id, volunteer_id, tstzrange(starts_at, ends_at)
-    FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::timestamptz[]) AS counted (entry_id, volunteer_id, starts_at, ends_at)
+    SELECT entry.entry_id, entry.volunteer_id, tstzrange(counted.starts_at, counted.ends_at)
+    FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS counted (entry_id, starts_at, ends_at)
+    JOIN entries AS entry USING (entry_id)
 """
 
 ENTRIES: Final = Projection("entries", "hours", Path(__file__).with_suffix(".sql"), fold)

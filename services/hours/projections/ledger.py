@@ -1,7 +1,7 @@
 """Ledger: every posting group, the balances they add up to, and totals as of any past moment."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from operator import add
 from pathlib import Path
 from typing import Any, Final, LiteralString, get_args
 from uuid import UUID
@@ -21,13 +21,14 @@ ACCOUNTS: Final[tuple[LedgerAccount, ...]] = get_args(LedgerAccount)
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     """Each event is one group of postings; balances move by the sums."""
     groups: list[tuple[Any, ...]] = []
-    moved: dict[tuple[UUID, int, str, UUID], Counter[str]] = {}
+    moved: dict[tuple[UUID, int, str, UUID], list[int]] = {}
     for fact in facts:
         match fact.event:
             case ServiceTimeConfirmed() | ServiceTimeCorrected() | ServiceTimeReversed() as event if event.postings:
-                minutes = Counter[str]()
+                by_account = dict.fromkeys(ACCOUNTS, 0)
                 for posting in event.postings:
-                    minutes[posting.account] += posting.minutes
+                    by_account[posting.account] += posting.minutes
+                minutes = list(by_account.values())
                 account_id, year = fact.record.stream.id, event.served_on.year
                 groups.append(
                     (
@@ -41,20 +42,19 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
                         event.served_on,
                         event.TYPE.removeprefix("hours.service_time_"),
                         fact.record.time,
-                        *(minutes[account] for account in ACCOUNTS),
+                        *minutes,
                     )
                 )
-                moved.setdefault((event.volunteer_id, year, event.unit_code, account_id), Counter()).update(minutes)
+                place = event.volunteer_id, year, event.unit_code, account_id
+                known = moved.get(place)
+                moved[place] = minutes if known is None else list(map(add, known, minutes))
             case _:
                 pass
+    if not groups:
+        return
     await connection.copy_records_to_table("postings", records=groups, columns=_COLUMNS)
-    await connection.execute(_ADD_TO_BALANCES, *_columns(moved))
-
-
-def _columns(moved: Mapping[tuple[UUID, int, str, UUID], Counter[str]]) -> list[list[Any]]:
-    places = list(moved)
-    keys = [[place[index] for place in places] for index in range(4)]
-    return keys + [[moved[place][account] for place in places] for account in ACCOUNTS if account != "served"]
+    _, *changes = zip(*moved.values(), strict=True)  # What was served is on the other side of every balance.
+    await connection.execute(_ADD_TO_BALANCES, *map(list, zip(*moved, strict=True)), *map(list, changes))
 
 
 async def imbalance(connection: Connection) -> int:
