@@ -86,6 +86,7 @@ class Day:
     midday: Activity | None
     last: Asked
     missing: dict[UUID, set[UUID]] = field(default_factory=dict)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def activities(self) -> list[Activity]:
@@ -228,6 +229,7 @@ class Circle:
             ]
         for clock, does in sorted(steps, key=lambda each: each[0]):
             await self.clock.reach(at(day.on, clock))
+            day.begun.set()
             await does()
         await self.clock.reach(at(day.on, "20:30"))
         for activity in day.activities:
@@ -462,6 +464,12 @@ class Season:
             for circle in self.circles:
                 tasks.create_task(self._go_on(circle, stop))
 
+    @staticmethod
+    async def _fill_next(circle: Circle, day: Day) -> Day:
+        """On the day before at the earliest, so that each offer lapses two hours before the start: in time for none to follow it."""
+        await day.begun.wait()
+        return await circle.fill(day.on + timedelta(days=1))
+
     async def _go_on(self, circle: Circle, stop: asyncio.Event) -> None:
         """A day is served while the next one is filled, and the one before is counted."""
         day: Day | None = await circle.fill(self.on)
@@ -469,7 +477,7 @@ class Season:
         while day is not None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(circle.serve(day))
-                following = None if stop.is_set() else tasks.create_task(circle.fill(day.on + timedelta(days=1)))
+                following = None if stop.is_set() else tasks.create_task(self._fill_next(circle, day))
                 if before is not None:
                     tasks.create_task(circle.count(before))
             before, day = day, None if following is None else following.result()
