@@ -57,7 +57,7 @@ class Profile:
 
 
 PROFILES = {
-    SMOKE: Profile(8, 1.3, 14, 12, 57, 30, 20_000, 120, 500, 0, heavy_every=5),
+    SMOKE: Profile(8, 1.3, 14, 12, 60, 30, 20_000, 120, 500, 0, heavy_every=6),
     LONG: Profile(60, 6, 28, 12, 60, 40, 100_000, 1800, 5000, 600, 1200),
 }
 SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 120, 100, 0)

@@ -29,7 +29,7 @@ async def _slow(rules: Rules, scene: Scene) -> None:
         for edge in _edges(scene, struck):
             edge.rule(rules)
         try:
-            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=8, long=60)), _is_read(scene, door, SLOWLY_WITHIN_S), scene.answers())
+            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=6, long=60)), _is_read(scene, door, SLOWLY_WITHIN_S), scene.answers())
         finally:
             scene.cluster.heal_edges()
 
@@ -71,7 +71,7 @@ async def _one_broker(scene: Scene) -> None:
         for service in SERVICES:
             scene.cluster.proxies[f"{service}/kafka-{node}"].rule(CUT)
         try:
-            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=10, long=60)), scene.answers())
+            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=8, long=60)), scene.answers())
         finally:
             scene.cluster.heal_edges()
 
@@ -95,7 +95,7 @@ async def _resets(scene: Scene) -> None:
 
 async def _silence(scene: Scene) -> None:
     """Servers that accept and then say nothing: everybody asks again, and nobody storms."""
-    seconds = scene.lasts(smoke=10, long=60)
+    seconds = scene.lasts(smoke=8, long=60)
     struck = _some_ways(scene, ("api/postgres", "worker/postgres", "kafka"))
     edges = _edges(scene, struck)
     with scene.unharmed():
