@@ -5,12 +5,14 @@ Nothing here knows a word of the domain: a service hands over its tables (`Servi
 
 import asyncio
 import gc
+import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Generic, Literal, TypeVar
-from uuid import uuid4
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeVar
+from uuid import UUID, uuid4
 
 import asyncpg
 import typer
@@ -35,9 +37,8 @@ from shared.eventstore.refusals import forget_old_refusals
 from shared.eventstore.store import PostgresStore, ensure_log, open_store
 from shared.eventstore.submit import Commands
 from shared.eventstore.values import Answer
-from shared.http.api import Api
-from shared.http.auth import Authenticator
-from shared.http.door import Door
+from shared.http import accounts
+from shared.http.accounts import Accounts
 from shared.http.fields import CODES
 from shared.http.probes import probes
 from shared.http.query import Query, Views
@@ -50,14 +51,21 @@ from shared.postgres import Connection, Pool, connect, open_pool
 from shared.privacy import PersonalKeys
 from shared.privacy.keyfile import KeyFile
 from shared.relay import TRANSIENT, Relay
-from shared.settings import Settings, SettingsError, read_settings
+from shared.settings import Settings, SettingsError, read_secret, read_settings
 from shared.worker import WorkerRole, stand_for
+
+if TYPE_CHECKING:
+    from shared.http.forms import Forms
+    from shared.http.provider import Provider
+    from shared.http.signin import SignIn
 
 L = TypeVar("L")
 
 Submitting = Callable[[Settings, Sequence[Command]], Awaitable[Sequence[Answer]]]
 """Submits commands in the service's own name, as an operator asks, one after the other."""
 
+SIGNS_IN: Final = "registration"
+"""The service at which people sign in."""
 STORE_CONNECTIONS_MAX: Final = 6
 READ_CONNECTIONS_MAX: Final = 6
 WORKER_CONNECTIONS_MAX: Final = 8
@@ -87,7 +95,7 @@ class Service(Generic[L]):
     """Everything that makes a service this one: its tables, as `services/<name>/main.py` collects them.
 
     `look_up_reader` makes the object that use cases plan with, over a pool; `imbalance` is the sum of its ledger, where it keeps one;
-    `add_commands` adds what only operators of this service do to its command line.
+    people sign in at the one with `signs_in`; `add_commands` adds what only operators of this service do to its command line.
     """
 
     name: str
@@ -108,6 +116,7 @@ class Service(Generic[L]):
     figures: Sequence[Figure] = ()
     migrations: MigrationSet
     imbalance: Callable[[Connection], Awaitable[int]] | None = None
+    signs_in: bool = False
     add_commands: "Callable[[typer.Typer, operating.Run, Submitting], None] | None" = None
 
     @property
@@ -168,6 +177,13 @@ def command_line(service: Service[Any]) -> typer.Typer:
     releasing.add_commands(app, releasing.Releasing(service.name, lambda settings: _at_hand(service, settings), _words(service)), run)
     operating.add_commands(app, operating.Operated(service.consumers, service.claims, _migration_sets(service)), run)
     custody.add_commands(app, service.name, run)
+    if service.signs_in:
+
+        @app.command(name="sign-in-link")
+        def sign_in_link(person: Annotated[UUID, typer.Argument(help="The person's id.")]) -> None:
+            """Print a link that signs a person in once, within the hour: the first time, or when a password was lost."""
+            run(lambda settings: _print_link(service, settings, person))
+
     if service.add_commands is not None:
         service.add_commands(app, run, lambda settings, commands: _submitted(service, settings, commands))
     return app
@@ -175,7 +191,15 @@ def command_line(service: Service[Any]) -> typer.Typer:
 
 async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
     """Serves until `stop` is set. Raises OSError when the port is taken."""
-    from shared.http.app import build_app  # FastAPI is a third of what a process loads at its start: only who serves pays for it.
+    # FastAPI and an HTTP client are half of what a process loads at its start: only who serves pays for them.
+    import httpx
+
+    from shared.http.api import Api
+    from shared.http.app import build_app
+    from shared.http.auth import Authenticator, own_issuer
+    from shared.http.door import Door
+    from shared.http.forms import Forms
+    from shared.http.provider import Provider
 
     dsn = settings.postgres_dsn.get_secret_value()
     key = KeyFile(settings.key_file)
@@ -186,8 +210,13 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
         _pool(service.name, "store", dsn, STORE_CONNECTIONS_MAX, roles, metrics) as pool,
         _pool(service.name, "reads", dsn, READ_CONNECTIONS_MAX, roles, metrics) as reads,
         _engine(service, pool, settings, metrics, key) as engine,
+        httpx.AsyncClient(trust_env=False) as client,
     ):
         waits = Waits(engine.store, pool, service.reactions)
+        provider = Provider(settings.oidc_issuer, client) if settings.oidc_issuer else None
+        issuers = [own_issuer(settings.token_keys_file, settings.token_issuer)]
+        issuers += [provider.as_issuer(settings.oidc_audience)] if provider else []
+        forms = Forms(hmac.digest(key.ring.fingerprint_key, b"leifeng forms", sha256), _public_url(settings))
         await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
         api = Api(
             service=service.name,
@@ -202,7 +231,10 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             store=engine.store,
             views=Views(reads, roles.reader, waits.freshness, waits.parked),
             waits=waits,
-            door=Door(Authenticator(settings.token_keys_file, settings.token_issuer), waits.roles_of),
+            door=Door(Authenticator(*issuers), waits.roles_of),
+            forms=forms,
+            sign_in=_sign_in(service, settings, pool, provider, forms, waits),
+            signs_in=SIGNS_IN,
             ready=lambda: _answers(pool),
             now=engine.clock,
             fingerprint_key=key.ring.fingerprint_key,
@@ -216,9 +248,28 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, store=pool, reads=reads)))
             tasks.create_task(keep_looking(pool, service.projections, metrics, stop))
+            if provider is not None:
+                tasks.create_task(provider.keep_fresh(stop))
             tasks.create_task(serve(app, settings.http_host, settings.http_port, stop, pause_seconds=DRAIN_PAUSE_SECONDS))
             await stop.wait()
             app.state.draining = True
+
+
+def _sign_in(
+    service: Service[Any], settings: Settings, pool: Pool, provider: "Provider | None", forms: "Forms", waits: Waits
+) -> "SignIn | None":
+    """The pages where people sign in, in the one service that has them and when it is given the key to sign tokens with."""
+    from shared.http.signin import Client, SignIn
+    from shared.http.signing import Signer
+
+    if not service.signs_in or settings.token_signing_key_file is None:
+        return None
+    client = None
+    if provider is not None and settings.oidc_client_id:
+        secret = read_secret(settings.oidc_client_secret_file) if settings.oidc_client_secret_file else None
+        client = Client(provider, settings.oidc_client_id, secret)
+    signer = Signer(settings.token_signing_key_file, settings.token_issuer)
+    return SignIn(Accounts(pool), signer, forms, client, waits.roles_of, settings.siblings)
 
 
 async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
@@ -286,7 +337,8 @@ async def migrate_database(connection: Connection, service: Service[Any], clock:
 
 
 def _migration_sets(service: Service[Any]) -> Sequence[MigrationSet]:
-    return (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, service.migrations)
+    people = (accounts.MIGRATIONS,) if service.signs_in else ()
+    return (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, *people, service.migrations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +459,16 @@ def _words(service: Service[Any]) -> Mapping[str, frozenset[str]]:
     for column in (column for query in service.queries for column in query.columns if column.words):
         said[column.name] = said.get(column.name, frozenset()) | frozenset(column.words or ())
     return said
+
+
+async def _print_link(service: Service[Any], settings: Settings, person: UUID) -> None:
+    dsn = settings.postgres_dsn.get_secret_value()
+    async with open_pool(dsn, f"{service.name} operator", 1, role=(await roles_at(dsn)).app) as pool:
+        typer.echo(f"{_public_url(settings)}/sign-in/link?key={await Accounts(pool).new_link(person)}")
+
+
+def _public_url(settings: Settings) -> str:
+    return settings.public_url.rstrip("/") or f"http://{settings.http_host}:{settings.http_port}"
 
 
 async def _submitted(service: Service[Any], settings: Settings, commands: Sequence[Command]) -> Sequence[Answer]:

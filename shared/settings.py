@@ -3,6 +3,7 @@
 There is no default for an address or a secret; what is missing is named, each in one line.
 """
 
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -34,6 +35,14 @@ class Settings(BaseSettings):
     )
     token_keys_file: Path = Field(description="JWKS file with the public keys of the token issuer")
     token_issuer: str = Field(description="the `iss` that tokens must name")
+    token_signing_key_file: Path | None = Field(
+        default=None, description="private JWK of the token issuer, where people sign in (registration)"
+    )
+    public_url: str = Field(default="", description="where browsers reach the api process, https://...; http_host and http_port when empty")
+    oidc_issuer: str | None = Field(default=None, description="the bureau's OpenID Connect provider, as its tokens name it")
+    oidc_audience: str = Field(default="leifeng", description="the `aud` that the provider's access tokens must name")
+    oidc_client_id: str | None = Field(default=None, description="as what registration is known to the provider")
+    oidc_client_secret_file: Path | None = Field(default=None, description="file with the secret that goes with it, if it has one")
     clock: Literal["system", "travel"] = Field(default="system", description="travel only in the local stack and in tests")
     siblings: Mapping[str, str] = Field(default_factory=dict, description="JSON object: the other services' pages, name to base URL")
 
@@ -53,3 +62,13 @@ def read_settings(service: str) -> Settings:
             told = "is missing" if problem["type"] == "missing" else f"is wrong ({problem['msg']})"
             lines.append(f"{prefix}{field.upper()} {told}: {Settings.model_fields[field].description}")
         raise SettingsError("\n".join(lines)) from None
+
+
+def read_secret(path: Path) -> str:
+    """The line in `path`, a file that others cannot read. Raises SettingsError."""
+    try:
+        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            raise SettingsError(f"{path.name} is open to everybody on this machine: chmod 600")
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path.name} cannot be read: {type(error).__name__}") from None

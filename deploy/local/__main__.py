@@ -1,4 +1,4 @@
-"""`python -m deploy.local up | down | reset | status | token | sql | compose-env | lock`; `make help` says the same in fewer words."""
+"""`python -m deploy.local up | down | reset | status | token | link | sql | compose-env | lock`; `make help` says it in fewer words."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from deploy.local.jars import write_lock
 from deploy.local.keys import Keys, issue_token, person_id
 from deploy.local.places import Places
 from deploy.local.progress import Console
-from deploy.local.supervisor import down, query, reset, status, up, up_detached
+from deploy.local.supervisor import down, query, reset, sign_in_link, status, up, up_detached
 from deploy.local.trouble import DISK_FULL, Trouble, is_disk_full
 
 
@@ -50,6 +50,8 @@ def _run(asked: argparse.Namespace, console: Console) -> int:
         case "token":
             person = person_id(asked.person)
             print(issue_token(Keys(places.secrets), ISSUER, person=person, role=asked.role, unit=asked.unit, minutes=asked.minutes))
+        case "link":
+            print(sign_in_link(places, read_ports(), asked.person))
         case "sql":
             print(query(places, read_ports(), asked.service, asked.statement))
         case "compose-env":
@@ -75,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--role", required=True)
     token.add_argument("--unit", required=True, help="code of the unit")
     token.add_argument("--minutes", type=float, default=15, help="how long it lives, up to 15")
+    link = commands.add_parser("link", help="print a link that signs an invented person in once")
+    link.add_argument("--person", required=True, help="a name (the same name is the same person) or a UUID")
     sql = commands.add_parser("sql", help="run a statement as the admins' read-only login of a service")
     sql.add_argument("service", choices=SERVICES)
     sql.add_argument("statement", help='such as "SELECT * FROM api.freshness"')

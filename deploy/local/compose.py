@@ -15,7 +15,7 @@ def write_compose_environment(places: Places, checkout: Path = CHECKOUT) -> Path
     """Make the secrets of the containers, once, apart from those of `make up`; write `.env` beside docker-compose.yml, closed to others."""
     directory = places.state / "docker"
     keys = Keys(directory)
-    files = [keys.issuer_public_file, *(keys.encryption_key_file(service) for service in SERVICES)]
+    files = [keys.issuer_public_file, keys.issuer_private_file, *(keys.encryption_key_file(service) for service in SERVICES)]
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:  # No container runs as root: the keys go to the image's own user.
         uid = gid = _IMAGE_USER

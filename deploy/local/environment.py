@@ -90,6 +90,7 @@ def service_environment(service: str, ports: Ports, keys: Keys) -> dict[str, str
         "KAFKA_SERVERS": f"{HOST}:{ports.kafka}",
         "HTTP_HOST": HOST,
         "HTTP_PORT": str(ports.api[service]),
+        "PUBLIC_URL": base_url(ports, service),
         "WORKER_PORT": str(ports.worker[service]),
         "KEY_FILE": str(keys.encryption_key_file(service)),
         "TOKEN_KEYS_FILE": str(keys.issuer_public_file),
@@ -97,4 +98,6 @@ def service_environment(service: str, ports: Ports, keys: Keys) -> dict[str, str
         "CLOCK": "travel",  # So that the sample year can be played; the log goes over to the system clock when it has been.
         "SIBLINGS": json.dumps({other: base_url(ports, other) for other in SERVICES if other != service}),
     }
+    if service == "registration":  # Where people sign in.
+        settings["TOKEN_SIGNING_KEY_FILE"] = str(keys.issuer_private_file)
     return {f"{service.upper()}_{name}": value for name, value in settings.items()}

@@ -25,7 +25,7 @@ from deploy.local.children import Child, Identity, last_lines, wait_for
 from deploy.local.environment import HOST, SERVICES, Ports, base_url, database_of, reader_of, service_environment
 from deploy.local.jars import class_path
 from deploy.local.kafka import LocalKafka, Node
-from deploy.local.keys import Keys
+from deploy.local.keys import Keys, person_id
 from deploy.local.places import CHECKOUT, JARS, Places
 from deploy.local.postgres import LocalPostgres, forget_root_data
 from deploy.local.progress import MEGABYTE, Console
@@ -35,6 +35,9 @@ _FREE_BYTES_MIN: Final = 600 * MEGABYTE
 _READY_WITHIN_S: Final = 60.0
 _MIGRATED_WITHIN_S: Final = 120.0
 _SAMPLE_WITHIN_S: Final = 600.0
+FIRST_PERSON: Final = "bureau-admin"
+"""Whom `make up` gives a link to: the administrator of the sample."""
+_LINK_WITHIN_S: Final = 30.0
 _DRAIN_S: Final = 35.0
 """A service answers SIGTERM within 30 s (operations 3.3)."""
 _LOOK_EVERY_S: Final = 0.2
@@ -330,6 +333,8 @@ def up(places: Places, ports: Ports, console: Console, *, only_backing: bool) ->
                 supervisor.load_sample()
             supervisor.ready()
             say_links(ports, console, only_backing=only_backing)
+            if not only_backing:
+                console.say(f"sign in:      {sign_in_link(places, ports, FIRST_PERSON)}   (once, within the hour)")
             supervisor.keep_up()
 
 
@@ -397,6 +402,16 @@ def query(places: Places, ports: Ports, service: str, sql: str) -> str:
     return server.query(sql, database_of(service), reader_of(service), keys.reader_password(service))
 
 
+def sign_in_link(places: Places, ports: Ports, person: str) -> str:
+    """A link that signs an invented person in once, within the hour. Raises Trouble."""
+    environment = {**os.environ, **service_environment("registration", ports, Keys(places.secrets))}
+    command = [sys.executable, "-m", "services.registration", "sign-in-link", str(person_id(person))]
+    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=_LINK_WITHIN_S, check=False)
+    if done.returncode != 0:
+        raise Trouble(f"no link could be made: {done.stderr.strip()[-300:]}")
+    return done.stdout.strip().splitlines()[-1]
+
+
 def status(places: Places, ports: Ports, console: Console) -> bool:
     """Say what runs; whether all that was started does."""
     state = State.read(places)
@@ -419,6 +434,7 @@ def say_links(ports: Ports, console: Console, *, only_backing: bool) -> None:
                 f"{service:<13} {url}/   API {url}/api/v1/openapi.json   metrics {url}/metrics http://{HOST}:{ports.worker[service]}/metrics"
             )
         console.say("a token:      .venv/bin/python -m deploy.local token --person NAME --role ROLE --unit CODE")
+        console.say("a sign-in:    .venv/bin/python -m deploy.local link --person NAME")
         console.say('SQL:          .venv/bin/python -m deploy.local sql SERVICE "SELECT * FROM api.freshness"')
     console.say(f"PostgreSQL {HOST}:{ports.postgres}, Kafka {HOST}:{ports.kafka}; `make down` or Ctrl-C stops everything")
 

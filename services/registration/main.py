@@ -24,5 +24,6 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     reactions=inbox.REACTIONS,
     figures=projections.FIGURES,
     migrations=inbox.MIGRATIONS,
+    signs_in=True,
     add_commands=operating.add_commands,
 )

@@ -6,15 +6,18 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from shared.application import UseCase
 from shared.contracts.event import Event, RefusalText
 from shared.eventstore.values import Answer, EventStore
 from shared.http.door import ROLE_CODES, Door
+from shared.http.forms import Forms
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Query, Views
+from shared.http.signin import TOKEN_COOKIE, SignIn
 from shared.metrics import Metrics
 from shared.permissions import Actor, Role
 
@@ -59,6 +62,7 @@ class Api:
 
     `submit` is None and `use_cases` empty for a process that only reads. `imports` names the use cases that take a file's content and so
     a larger body. `fingerprint_key` keys the hash that tells a repeated body from another one. `events` are the service's contracts.
+    `forms` reads what pages send; `sign_in` is there where people sign in, `signs_in` the sibling where they do otherwise.
     """
 
     service: str
@@ -82,10 +86,33 @@ class Api:
     topic_prefix: str = ""
     imports: frozenset[str] = frozenset()
     commands_in_flight_max: int = COMMANDS_IN_FLIGHT_MAX
+    forms: Forms
+    sign_in: SignIn | None = None
+    signs_in: str = ""
 
     async def asker(self, request: Request, roles: frozenset[Role]) -> Actor:
         """Who asks, when the token and the role allow it. Raises ProblemError (400, 401, 403)."""
         return await self.door.actor(request.headers, roles)
+
+    async def visitor(self, request: Request, roles: frozenset[Role]) -> Actor:
+        """Who visits a page that only `roles` may see. Raises ProblemError (401, 403)."""
+        token = self.forms.cookie(request, TOKEN_COOKIE)
+        if not token:
+            raise ProblemError("sign_in_needed")
+        try:
+            return await self.door.actor(Headers({"authorization": f"Bearer {token}"}), roles)
+        except ProblemError as problem:
+            if problem.code in ROLE_CODES:
+                raise
+            raise ProblemError("sign_in_needed") from None  # Fifteen minutes are over.
+
+    @property
+    def sign_in_at(self) -> str | None:
+        """Where people sign in; None where nobody can."""
+        if self.sign_in is not None:
+            return "/sign-in"
+        place = self.siblings.get(self.signs_in)
+        return None if place is None else f"{place.rstrip('/')}/sign-in"
 
     async def reader(self, request: Request, roles: frozenset[Role]) -> Actor | None:
         """Who reads what is open to everybody: who may ask for more, or None for anybody else, whatever other role a token gives.

@@ -51,7 +51,9 @@ def build_app(api: Api) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Gate, metrics=api.metrics, catalogue=problems)],
+        middleware=[
+            Middleware(Gate, metrics=api.metrics, catalogue=problems, form_targets=api.sign_in.form_targets if api.sign_in else ())
+        ],
         exception_handlers={HTTPException: http_exceptions(problems)},
     )
     app.router.routes.extend(routes.made)
@@ -199,8 +201,10 @@ def _add_pages(routes: _Routes, api: Api, problems: Catalogue) -> None:
     routes.add("GET", "/problems", pages.problems)
     routes.add("GET", "/problems/{code}", pages.problems)
     for query in api.queries:
-        if query.public:
-            routes.add("GET", f"/view{query.path}", pages.list_handler(query))
+        routes.add("GET", f"/view{query.path}", pages.list_handler(query), EVERYBODY if query.public else query.roles)
+    if api.sign_in is not None:
+        for method, path, handler in api.sign_in.routes(pages.sign_in_page):
+            routes.add(method, path, pages.for_people(handler))
     routes.add("GET", "/view/streams/{stream}/events", pages.stream_handler())
 
 

@@ -1,13 +1,13 @@
-"""Bearer tokens: who asks (security.md 4.1). A token may say as which of their roles they ask; whether they hold it is looked up.
+"""Tokens: who asks (security.md 4.1). A token may say as which of their roles they ask; whether they hold it is looked up.
 
-Algorithms by allow-list, keys only from the issuer's JWKS file, `typ`, `iss`, `aud`, `exp`, `nbf` and a lifetime of 15 minutes at most.
+Algorithms by allow-list, keys only from the configured issuer, `typ`, `iss`, `aud`, `exp`, `nbf` and a lifetime of 15 minutes at most.
 Instants here are the machine's, never the travelling clock's: a token is about real people at real time.
 """
 
 import binascii
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -26,7 +26,7 @@ from shared.http.problems import ProblemError
 from shared.permissions import Role
 
 AUDIENCE: Final = "leifeng"
-TYPE: Final = "at+jwt"
+TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
 ALGORITHMS: Final = ("EdDSA", "Ed25519", "ES256")
 TOKEN_BYTES_MAX: Final = 8 * 1024
 LIFETIME_SECONDS_MAX: Final = 15 * 60
@@ -48,101 +48,108 @@ class Caller:
 
 
 @dataclass(frozen=True, slots=True)
+class Issuer:
+    """Whose tokens are believed: the name in `iss`, its keys as they are now, for which audience, in which algorithms.
+
+    `person_of` makes a person's id of `sub`, and raises ValueError. `names_roles`: its tokens may say a role and unit, as our own do.
+    `missed` hears of each token that none of the keys has signed: there may be newer ones.
+    """
+
+    name: str
+    keys: Callable[[], KeySet]
+    audience: str
+    algorithms: Sequence[str]
+    person_of: Callable[[str], UUID]
+    names_roles: bool = False
+    missed: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
 class _Verified:
-    """What a token says; between which instants (seconds since 1970) it counts."""
+    """What a token says; between which instants (seconds since 1970) it counts, and by which keys of whom."""
 
     caller: Caller
     starts: float
     ends: float
+    issuer: Issuer
+    keys: KeySet
 
 
 class Authenticator:
     """Turns the header `Authorization` into a Caller. Raises ProblemError (401)."""
 
-    def __init__(self, keys_file: Path, issuer: str, *, now: Callable[[], float] = time) -> None:
-        self._keys_file = keys_file
-        self._issuer = issuer
+    def __init__(self, *issuers: Issuer, now: Callable[[], float] = time) -> None:
+        self._issuers = {each.name: each for each in issuers}
         self._now = now
-        self._keys = self._read()
-        self._stamp = self._changed_at()
-        self._looked_at = monotonic()
         self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
     def caller(self, authorization: str | None) -> Caller:
-        """Who asks. The token is judged whole before a word of it is believed."""
+        """Who asks. The token is judged whole before a word of it is believed, but for the name of the issuer who must have signed it."""
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
             raise ProblemError("token_missing")
         if len(token) > TOKEN_BYTES_MAX:
             raise ProblemError("token_too_large")
-        keys, name = self._current_keys(), sha256(token.encode()).digest()
+        name = sha256(token.encode()).digest()
         known = self._known.get(name)
-        if known is None:
-            known = self._judged(self._claims(token, keys))
-            self._known[name] = known
+        # A set of keys that was read anew is another one: what a key opened that was taken out is not known any more.
+        if known is None or known.issuer.keys() is not known.keys:
+            known = self._known[name] = self._judged(token)
             if len(self._known) > TOKENS_KEPT_MAX:
                 self._known.popitem(last=False)
         else:
             self._known.move_to_end(name)
-            self._judge_time(known.starts, known.ends)
+            judge_time(known.starts, known.ends, self._now())
         return known.caller
 
-    def _judged(self, claims: dict[str, Any]) -> _Verified:
-        issued, ends = _instant(claims, "iat"), _instant(claims, "exp")
-        starts = max(issued, _instant(claims, "nbf")) if "nbf" in claims else issued
-        if ends - issued > LIFETIME_SECONDS_MAX:
+    def _judged(self, token: str) -> _Verified:
+        issuer = self._issuers.get(_said_issuer(token))
+        if issuer is None:
             raise ProblemError("token_invalid")
-        self._judge_time(starts, ends)
-        if claims.get("iss") != self._issuer or claims.get("aud") not in (AUDIENCE, [AUDIENCE]):
-            raise ProblemError("token_invalid")
-        return _Verified(_caller_of(claims), starts, ends)
-
-    def _claims(self, token: str, keys: KeySet) -> dict[str, Any]:
+        keys = issuer.keys()
         try:
-            head = from_json(urlsafe_b64decode(token.partition(".")[0] + "=="))
-            if not isinstance(head, dict) or str(head.get("typ", "")).lower() != TYPE or "crit" in head:
-                raise ProblemError("token_invalid")
-            # Whatever the header says of keys (jku, jwk, x5u) is not asked: the key set is ours, chosen by `kid`.
-            return jwt.decode(token, keys, algorithms=ALGORITHMS).claims
-        except (JoseError, ValueError, binascii.Error, RecursionError):
+            claims = verified(token, keys, issuer.algorithms, TYPES)
+        except ProblemError:
+            issuer.missed()
+            raise
+        starts, ends = times_of(claims)
+        judge_time(starts, ends, self._now())
+        if claims.get("iss") != issuer.name or claims.get("aud") not in (issuer.audience, [issuer.audience]):
+            raise ProblemError("token_invalid")
+        try:
+            person_id = issuer.person_of(claims["sub"])
+            role = claims.get("role") if issuer.names_roles else None
+            caller = Caller(person_id) if role is None else Caller(person_id, *acting(role, claims.get("unit")))
+        except (KeyError, ValueError, TypeError, AttributeError):
             raise ProblemError("token_invalid") from None
-
-    def _judge_time(self, starts: float, ends: float) -> None:
-        if not starts - LEEWAY_SECONDS <= self._now() <= ends + LEEWAY_SECONDS:
-            raise ProblemError("token_expired")
-
-    def _current_keys(self) -> KeySet:
-        if monotonic() - self._looked_at > KEYS_REREAD_SECONDS:
-            self._looked_at = monotonic()
-            # A file that is just being replaced, or is broken, leaves the keys as they were until the next look.
-            with suppress(OSError, ValueError, JoseError):
-                stamp = self._changed_at()
-                if stamp != self._stamp:
-                    self._keys, self._stamp = self._read(), stamp
-                    self._known.clear()  # A key that was taken out of the set opens nothing any more.
-        return self._keys
-
-    def _read(self) -> KeySet:
-        return KeySet.import_key_set(from_json(self._keys_file.read_bytes()))
-
-    def _changed_at(self) -> int:
-        return self._keys_file.stat().st_mtime_ns
+        return _Verified(caller, starts, ends, issuer, keys)
 
 
-def _instant(claims: dict[str, Any], name: str) -> float:
-    value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-        raise ProblemError("token_invalid")
-    return value
-
-
-def _caller_of(claims: dict[str, Any]) -> Caller:
-    person, role, unit = claims.get("sub"), claims.get("role"), claims.get("unit", "")
+def verified(token: str, keys: KeySet, algorithms: Sequence[str], types: Collection[str]) -> dict[str, Any]:
+    """The claims of a token that one of these keys has signed. Nothing else is judged. Raises ProblemError `token_invalid`."""
     try:
-        return Caller(UUID(person), *acting(role, unit)) if role is not None else Caller(UUID(person))
-    except (ValueError, TypeError, AttributeError):
+        head = from_json(urlsafe_b64decode(token.partition(".")[0] + "=="))
+        if not isinstance(head, dict) or str(head.get("typ", "")).lower() not in types or "crit" in head:
+            raise ProblemError("token_invalid")
+        # Whatever the header says of keys (jku, jwk, x5u) is not asked: the key set is ours, chosen by `kid`.
+        return jwt.decode(token, keys, algorithms=algorithms).claims
+    except (JoseError, ValueError, binascii.Error, RecursionError):
         raise ProblemError("token_invalid") from None
+
+
+def times_of(claims: dict[str, Any], lifetime_seconds_max: float = LIFETIME_SECONDS_MAX) -> tuple[float, float]:
+    """From when and until when a token counts, in seconds since 1970. Raises ProblemError where it does not say, or is too long."""
+    issued, ends = _instant(claims, "iat"), _instant(claims, "exp")
+    if ends - issued > lifetime_seconds_max:
+        raise ProblemError("token_invalid")
+    return max(issued, _instant(claims, "nbf")) if "nbf" in claims else issued, ends
+
+
+def judge_time(starts: float, ends: float, now: float) -> None:
+    """Raises ProblemError for a token that is over, or does not count yet."""
+    if not starts - LEEWAY_SECONDS <= now <= ends + LEEWAY_SECONDS:
+        raise ProblemError("token_expired")
 
 
 def acting(role: Any, unit: Any) -> tuple[Role, str]:
@@ -151,3 +158,54 @@ def acting(role: Any, unit: Any) -> tuple[Role, str]:
     if found in {Role.SYSTEM, Role.PUBLIC} or not isinstance(unit, str) or not 0 < len(unit) <= UNIT_CHARACTERS_MAX:
         raise ValueError(role)  # The service itself never comes through the door, and who has a token is somebody.
     return found, unit
+
+
+def own_issuer(keys_file: Path, name: str) -> Issuer:
+    """The installation's own issuer: public keys in a JWKS file, `sub` a person's id. Raises OSError, ValueError, JoseError."""
+    return Issuer(name, KeyFile(keys_file).current, AUDIENCE, ALGORITHMS, UUID, names_roles=True)
+
+
+class KeyFile:
+    """A JWKS file, read again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys = self._read()
+        self._stamp = self._changed_at()
+        self._looked_at = monotonic()
+
+    def current(self) -> KeySet:
+        """The keys as they are now."""
+        if monotonic() - self._looked_at > KEYS_REREAD_SECONDS:
+            self._looked_at = monotonic()
+            # A file that is just being replaced, or is broken, leaves the keys as they were until the next look.
+            with suppress(OSError, ValueError, JoseError):
+                stamp = self._changed_at()
+                if stamp != self._stamp:
+                    self._keys, self._stamp = self._read(), stamp
+        return self._keys
+
+    def _read(self) -> KeySet:
+        return KeySet.import_key_set(from_json(self._path.read_bytes()))
+
+    def _changed_at(self) -> int:
+        return self._path.stat().st_mtime_ns
+
+
+def _said_issuer(token: str) -> str:
+    """Which issuer a token says it is of: it chooses the keys, and is believed when one of them has signed it. Raises ProblemError."""
+    try:
+        said = from_json(urlsafe_b64decode(token.split(".")[1] + "=="))
+        issuer = said["iss"]
+    except (IndexError, KeyError, TypeError, ValueError, binascii.Error, RecursionError):
+        raise ProblemError("token_invalid") from None
+    if not isinstance(issuer, str):
+        raise ProblemError("token_invalid")
+    return issuer
+
+
+def _instant(claims: dict[str, Any], name: str) -> float:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise ProblemError("token_invalid")
+    return value

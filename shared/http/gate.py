@@ -23,7 +23,7 @@ from shared.errors import (
     StoreUnavailableError,
     StreamConflictError,
 )
-from shared.http.problems import Catalogue, ProblemError
+from shared.http.problems import Catalogue, ProblemError, ProblemType
 from shared.metrics import Metrics
 from shared.tracing import Trace, child_of, parse_traceparent, parse_uuid
 
@@ -31,11 +31,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 Language = Literal["zh", "en"]
 
+_POLICY: Final = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+
 SECURITY_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; object-src 'none'; "
-        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -44,7 +45,6 @@ SECURITY_HEADERS: Final = {
 }
 
 _KEY: Final = "leifeng"
-_ALWAYS: Final = tuple((name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items())
 _log = logs.logger()
 
 
@@ -65,10 +65,12 @@ def exchange_of(request: Request) -> Exchange:
 
 
 class Gate:
-    """What stands before every route."""
+    """What stands before every route. `form_targets` are other origins that a form may lead to by redirects."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue, form_targets: Sequence[str] = ()) -> None:
         self._app = app
+        headers = {**SECURITY_HEADERS, "Content-Security-Policy": " ".join((_POLICY, *form_targets))}
+        self._headers = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
         self._metrics = metrics
         self._catalogue = catalogue
 
@@ -87,7 +89,7 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                said = [*message["headers"], (b"x-correlation-id", str(exchange.correlation_id).encode()), *_ALWAYS]
+                said = [*message["headers"], (b"x-correlation-id", str(exchange.correlation_id).encode()), *self._headers]
                 if not any(name == b"cache-control" for name, _ in said):
                     said.append((b"cache-control", b"no-store"))
                 message = {**message, "headers": said}
@@ -128,12 +130,17 @@ def guarded(route: str, handler: Handler, catalogue: Catalogue, metrics: Metrics
             return await handler(request)
         except Exception as error:  # noqa: BLE001  # The last stop: whatever is not foreseen is a 500 without a word of its own.
             problem = problem_of(error, route)
-            if catalogue.types[problem.code].status in {401, 403}:
-                _log.info("denied", code=problem.code, route=route)
-                metrics.denials_total.labels(problem.code).inc()
+            note_denial(catalogue.types[problem.code], route, metrics)
             return catalogue.response(problem, exchange.language)
 
     return handle
+
+
+def note_denial(problem: ProblemType, route: str, metrics: Metrics) -> None:
+    """Logs and counts a problem that says that somebody may not. Who they are is said nowhere."""
+    if problem.status in {401, 403}:
+        _log.info("denied", code=problem.code, route=route)
+        metrics.denials_total.labels(problem.code).inc()
 
 
 def problem_of(error: Exception, route: str) -> ProblemError:

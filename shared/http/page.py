@@ -1,7 +1,7 @@
 """The page that each api process serves: what the service knows, how fresh it is, and where to go on (Chinese, with an English switch).
 
-Rendered on the server, without scripts and without a word from elsewhere. A visitor is nobody, so only `public` queries stand here, and
-of an event only what `OPEN_FIELDS` names: figures, days, policies, the codes of plans, and the tails of ids.
+Rendered on the server, without scripts and without a word from elsewhere. A visitor is nobody until they have signed in, so the front page
+has `public` queries only, and of an event only what `OPEN_FIELDS` names: figures, days, policies, the codes of plans, and the tails of ids.
 """
 
 import re
@@ -25,10 +25,12 @@ from shared.envelope import Record
 from shared.http.api import Api
 from shared.http.deadline import Deadline
 from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_FIELDS
-from shared.http.gate import Handler, Language, exchange_of, problem_of, single
+from shared.http.gate import Handler, Language, exchange_of, note_denial, problem_of, single
 from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue, ProblemError
 from shared.http.query import Column, Filter, Page, Query, read, read_choices, read_cursor, read_filters, read_limit
 from shared.http.reads import details_of, events_of, whole
+from shared.http.signin import TOKEN_COOKIE
+from shared.permissions import Actor
 from shared.tracing import parse_uuid
 
 FIRST_ROWS: Final = 20
@@ -39,6 +41,8 @@ SERVICE_NAMES: Final[Mapping[str, tuple[str, str]]] = {
     "hours": ("服务时长", "Hours"),
     "recognition": ("星级评定", "Recognition"),
 }
+
+TEMPLATES: Final = ("front", "list", "stream", "problem", "problems", "sign_in", "link", "account")
 
 SHORT_CHARACTERS: Final = 4
 SHORT_LETTERS: Final = 12
@@ -117,7 +121,7 @@ class Pages:
         environment = Environment(
             loader=FileSystemLoader(_FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        self._templates = {name: environment.get_template(f"{name}.html") for name in ("front", "list", "stream", "problem", "problems")}
+        self._templates = {name: environment.get_template(f"{name}.html") for name in TEMPLATES}
         self._style = (_FOLDER / "static" / "leifeng.css").read_bytes()
         self._stamp = sha256(self._style).hexdigest()[:12]
         self._codes = {name: dict(said) for name, said in CODES.items()}
@@ -144,7 +148,7 @@ class Pages:
         except Exception as error:  # noqa: BLE001  # The page says what is wrong, and shows what it has.
             trouble = self._catalogue.types[problem_of(error, "/").code]
         freshness = pages[-1][1].freshness if pages else ()
-        return self._answer(
+        return self.answer(
             request,
             words,
             "front",
@@ -156,23 +160,25 @@ class Pages:
             behind=sum(each.behind_events for each in freshness),
             parked=sorted({key for _, page in pages for key in page.parked}),
             lists=[_shown(words, query, page) for query, page in pages],
+            inner=[(words(query.title_zh, query.title_en), f"/view{query.path}") for query in self._api.queries if not query.public],
         )
 
     def list_handler(self, query: Query) -> Handler:
-        """`/view/...`: all rows of one public list, filtered and page by page."""
+        """`/view/...`: all rows of one list, filtered and page by page; of one that is not public, for who is signed in and may."""
 
         async def handle(request: Request) -> Response:
             words = _words(request)
+            deadline = Deadline()
+            reader = None if query.public else await deadline.meet(self._api.visitor(request, query.roles))
             known = (*(each.name for each in query.filters), "cursor", "limit", "lang")
             # A form sends what was left empty too.
             given = {name: value for name, value in single(request, known).items() if value and name != "lang"}
             given |= {each.name: _with_zone(given[each.name]) for each in query.filters if each.kind == "instant" and each.name in given}
             filters = read_filters(query, given)
             cursor, limit = read_cursor(query, filters, given.get("cursor")), read_limit(given.get("limit"))
-            deadline = Deadline()
-            page = await deadline.meet(self._page(query, filters, cursor, limit))
+            page = await deadline.meet(self._page(query, filters, cursor, limit, reader))
             choices = await deadline.meet(read_choices(self._api.views, query))
-            return self._answer(
+            return self.answer(
                 request,
                 words,
                 "list",
@@ -188,7 +194,7 @@ class Pages:
                 parked=page.parked,
             )
 
-        return self._for_people(handle)
+        return self.for_people(handle)
 
     def stream_handler(self) -> Handler:
         """`/view/streams/...`: the events behind a figure, as far as they are about the figure and not about a person."""
@@ -201,7 +207,7 @@ class Pages:
             if stream.partition("-")[0] in CATEGORIES.keys() - OPEN_FIELDS.keys():
                 raise ProblemError("not_found")
             records = await Deadline().meet(events_of(self._api, stream, after, limit))
-            return self._answer(
+            return self.answer(
                 request,
                 words,
                 "stream",
@@ -213,14 +219,14 @@ class Pages:
                 next=f"?{urlencode({'after': records[limit - 1].version, 'limit': limit})}" if len(records) > limit else None,
             )
 
-        return self._for_people(handle)
+        return self.for_people(handle)
 
     async def problems(self, request: Request) -> Response:
         """`/problems` and `/problems/<code>`: what each problem means."""
         words = _words(request)
         code = request.path_params.get("code")
         types = [each for each in self._catalogue if code in {None, each.code}]
-        return self._answer(request, words, "problems", 200 if types else 404, types=types, refusals=self._catalogue.refusals)
+        return self.answer(request, words, "problems", 200 if types else 404, types=types, refusals=self._catalogue.refusals)
 
     def _name_of(self, words: Words, event_type: str) -> str:
         """What an event is called: its contract says so first in Chinese, and its type is English."""
@@ -258,8 +264,16 @@ class Pages:
             case _:
                 return words.cell(value, minutes=name.endswith("minutes"))
 
-    async def _page(self, query: Query, filters: Mapping[str, Any], cursor: Sequence[Any] | None, limit: int) -> Page:
-        return await read(self._api.views, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={})
+    def _sign_in(self, request: Request) -> str | None:
+        """Where to sign in, and come back to this page."""
+        place = self._api.sign_in_at
+        here = f"{self._api.forms.origin}{request.url.path}" + (f"?{request.url.query}" if request.url.query else "")
+        return None if place is None else f"{place}?{urlencode({'next': here})}"
+
+    async def _page(
+        self, query: Query, filters: Mapping[str, Any], cursor: Sequence[Any] | None, limit: int, reader: Actor | None = None
+    ) -> Page:
+        return await read(self._api.views, query, filters=filters, cursor=cursor, limit=limit, reader=reader, required={})
 
     async def _head(self) -> int:
         return (await self._api.store.head()).position
@@ -267,7 +281,7 @@ class Pages:
     async def _now(self) -> datetime:
         return await self._api.now()
 
-    def _for_people(self, handler: Handler) -> Handler:
+    def for_people(self, handler: Handler) -> Handler:
         """Shows a problem as a page instead of JSON."""
 
         async def handle(request: Request) -> Response:
@@ -275,12 +289,18 @@ class Pages:
                 return await handler(request)
             except Exception as error:  # noqa: BLE001  # As `guarded` does, for a reader instead of a program.
                 problem = self._catalogue.types[problem_of(error, exchange_of(request).route).code]
+                note_denial(problem, exchange_of(request).route, self._api.metrics)
                 words = _words(request)
-                return self._answer(request, words, "problem", problem.status, problem=problem, said=words(problem.zh, problem.en))
+                return self.answer(request, words, "problem", problem.status, problem=problem, said=words(problem.zh, problem.en))
 
         return handle
 
-    def _answer(self, request: Request, words: Words, template: str, status: int = 200, **shown: Any) -> Response:
+    def sign_in_page(self, request: Request, template: str, status: int, **shown: Any) -> Response:
+        """A page of signing in."""
+        return self.answer(request, _words(request), template, status, **shown)
+
+    def answer(self, request: Request, words: Words, template: str, status: int = 200, **shown: Any) -> Response:
+        """A template, rendered in the visitor's language."""
         links = {**self._api.siblings, self._api.service: "/"}
         html = self._templates[template].render(
             t=words,
@@ -290,6 +310,8 @@ class Pages:
             version=self._api.version,
             stamp=self._stamp,
             services=[(_name(words, name), links[name], name == self._api.service) for name in SERVICE_NAMES if name in links],
+            sign_in=self._sign_in(request),
+            is_known=bool(self._api.forms.cookie(request, TOKEN_COOKIE)),
             switch=f"{request.url.path}?{urlencode({**request.query_params, 'lang': words('en', 'zh')})}",
             **shown,
         )

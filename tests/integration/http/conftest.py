@@ -28,8 +28,9 @@ from shared.errors import FingerprintMismatchError, NotCaughtUpError, StaleVersi
 from shared.eventstore.values import Answer, AppendRequest, AppendResult, Head
 from shared.http.api import Api
 from shared.http.app import build_app
-from shared.http.auth import Authenticator
+from shared.http.auth import Authenticator, own_issuer
 from shared.http.door import Door, Roles
+from shared.http.forms import Forms
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Connection, Freshness, Views
@@ -291,10 +292,11 @@ def api(
         store=store,
         views=Views(pool, "tests_http_reader", told.read_freshness, told.read_parked),
         waits=follow,
-        door=Door(Authenticator(keys, ISSUER), withdrawn),
+        door=Door(Authenticator(own_issuer(keys, ISSUER)), withdrawn),
         ready=ready,
         now=now,
         fingerprint_key=b"k" * 32,
+        forms=Forms(b"f" * 32, "http://leifeng"),
         metrics=Metrics("registration", "0.0.1"),
         siblings={"hours": "http://127.0.0.1:8102", "recognition": "http://127.0.0.1:8103"},
     )

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.local.environment import ISSUER, SERVICES, read_ports, service_environment
 from deploy.local.keys import Keys, issue_token, person_id
-from shared.http.auth import Authenticator, Caller
+from shared.http.auth import Authenticator, Caller, own_issuer
 from shared.permissions import Role
 from shared.privacy.keyfile import read_ring
 from shared.settings import Settings, read_settings
@@ -29,7 +29,7 @@ def test_a_service_reads_every_setting_that_the_stack_gives_and_needs_no_other(
 def test_a_token_of_the_local_issuer_opens_the_door_for_its_person_role_and_unit(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
     token = issue_token(keys, ISSUER, person=person_id("leader"), role="activity_leader", unit="U-01")
-    caller = Authenticator(keys.issuer_public_file, ISSUER).caller(f"Bearer {token}")
+    caller = Authenticator(own_issuer(keys.issuer_public_file, ISSUER)).caller(f"Bearer {token}")
     assert caller == Caller(person_id("leader"), Role.ACTIVITY_LEADER, "U-01")
 
 

@@ -196,6 +196,7 @@ LOOKED_AT: Final = {
     "retries-rise.md": ({}, ["ok    topics"]),
     "connections-are-waited-for.md": ({"NAME": "a report"}, ["a report", " t\n"]),
     "refusals.md": ({"PERSON": str(UUID(int=1))}, [""]),
+    "sign-in-link.md": ({"PERSON": str(UUID(int=1))}, ["/sign-in/link?key="]),
     "grant.md": ({"PERSON": str(UUID(int=1))}, [f'{UUID(int=1)}  {{"role":"bureau_admin","unit_code":"water-bureau"}}  granted']),
 }
 """Pages whose commands look, or do one small thing; what each block shows. Blocks that are the same on several pages are run once."""

@@ -20,7 +20,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey
 
 from shared.http import auth
-from shared.http.auth import Authenticator, Caller
+from shared.http.auth import Authenticator, Caller, own_issuer
 from shared.http.problems import ProblemError
 from shared.permissions import Role
 
@@ -45,7 +45,7 @@ def keys_file(tmp_path: Path, key: ECKey) -> Path:
 
 @pytest.fixture
 def authenticator(keys_file: Path) -> Authenticator:
-    return Authenticator(keys_file, ISSUER, now=lambda: NOW)
+    return Authenticator(own_issuer(keys_file, ISSUER), now=lambda: NOW)
 
 
 CLAIMS: dict[str, Any] = {
@@ -169,7 +169,7 @@ def test_an_edwards_key_counts_as_well(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
     token = signed(key, {"alg": "Ed25519", "kid": "ed"})
-    assert Authenticator(file, ISSUER, now=lambda: NOW).caller(f"Bearer {token}").person_id == PERSON
+    assert Authenticator(own_issuer(file, ISSUER), now=lambda: NOW).caller(f"Bearer {token}").person_id == PERSON
 
 
 def test_a_rotated_key_counts_without_a_restart_and_a_broken_file_changes_nothing(
@@ -185,15 +185,13 @@ def test_a_rotated_key_counts_without_a_restart_and_a_broken_file_changes_nothin
 
 
 def test_time_is_the_machines(keys_file: Path, key: ECKey) -> None:
-    assert (
-        refused(Authenticator(keys_file, ISSUER), f"Bearer {signed(key, iat=int(time.time()) - 2000, exp=int(time.time()) - 1200)}")
-        == "token_expired"
-    )
+    past = signed(key, iat=int(time.time()) - 2000, exp=int(time.time()) - 1200)
+    assert refused(Authenticator(own_issuer(keys_file, ISSUER)), f"Bearer {past}") == "token_expired"
 
 
 def test_a_token_that_is_known_is_refused_once_its_time_is_over(keys_file: Path, key: ECKey) -> None:
     now = float(NOW)
-    authenticator = Authenticator(keys_file, ISSUER, now=lambda: now)
+    authenticator = Authenticator(own_issuer(keys_file, ISSUER), now=lambda: now)
     header = f"Bearer {signed(key)}"
     assert authenticator.caller(header) == authenticator.caller(header)
     now = NOW + 900 + auth.LEEWAY_SECONDS + 1

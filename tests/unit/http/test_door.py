@@ -12,7 +12,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey
 from starlette.datastructures import Headers
 
-from shared.http.auth import Authenticator
+from shared.http.auth import Authenticator, own_issuer
 from shared.http.door import Door, Roles
 from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
@@ -46,7 +46,7 @@ def key() -> ECKey:
 def authenticator(tmp_path: Path, key: ECKey) -> Authenticator:
     file = tmp_path / "keys.json"
     file.write_text(json.dumps({"keys": [key.as_dict(private=False)]}))
-    return Authenticator(file, "issuer")
+    return Authenticator(own_issuer(file, "issuer"))
 
 
 @pytest.fixture

@@ -1,0 +1,40 @@
+"""Signs the installation's own tokens: fifteen minutes for one person, as what they ask where they chose that."""
+
+import json
+from pathlib import Path
+from time import time
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey
+
+from shared.http.auth import AUDIENCE, LIFETIME_SECONDS_MAX
+from shared.settings import SettingsError, read_secret
+
+_ALGORITHMS: Final = {"EC": "ES256", "OKP": "Ed25519"}
+
+
+class Signer:
+    """Signs with one private key. Raises SettingsError for a file that is no such key, or that is open to everybody."""
+
+    def __init__(self, key_file: Path, issuer: str) -> None:
+        self._issuer = issuer
+        try:
+            said = json.loads(read_secret(key_file))
+            self._key: ECKey | OKPKey = (ECKey if said["kty"] == "EC" else OKPKey).import_key(said)
+            if not self._key.is_private:
+                raise SettingsError(f"{key_file.name} holds a public key, and signing needs the private one")
+            self._head = {"typ": "at+jwt", "alg": _ALGORITHMS[said["kty"]], "kid": said["kid"]}
+        except (ValueError, KeyError, TypeError, JoseError) as error:
+            raise SettingsError(f"{key_file.name} holds no signing key: {type(error).__name__}") from None
+
+    def sign(self, person_id: UUID, acting: tuple[str, str] | None, *, seconds: int = LIFETIME_SECONDS_MAX) -> str:
+        """A token that counts from now on for so long."""
+        now = int(time())
+        claims: dict[str, Any] = {"iss": self._issuer, "aud": AUDIENCE, "sub": str(person_id)}
+        claims |= {"iat": now, "exp": now + seconds, "jti": str(uuid4())}
+        if acting is not None:
+            claims |= {"role": acting[0], "unit": acting[1]}
+        return jwt.encode(self._head, claims, self._key, algorithms=[self._head["alg"]])
