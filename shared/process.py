@@ -200,6 +200,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
     from shared.http.door import Door
     from shared.http.forms import Forms
     from shared.http.provider import Provider
+    from shared.http.rates import Rates
 
     dsn = settings.postgres_dsn.get_secret_value()
     key = KeyFile(settings.key_file)
@@ -231,8 +232,13 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             store=engine.store,
             views=Views(reads, roles.reader, waits.freshness, waits.parked),
             waits=waits,
-            door=Door(Authenticator(*issuers), waits.roles_of),
+            door=Door(Authenticator(*issuers), waits.roles_of, waits.device_of, engine.clock),
             forms=forms,
+            rates=Rates(
+                per_address=settings.requests_per_minute_per_address,
+                per_person=settings.requests_per_minute_per_person,
+                proxies=settings.proxies,
+            ),
             sign_in=_sign_in(service, settings, pool, provider, forms, waits),
             signs_in=SIGNS_IN,
             ready=lambda: _answers(pool),

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     )
     token_keys_file: Path = Field(description="JWKS file with the public keys of the token issuer")
     token_issuer: str = Field(description="the `iss` that tokens must name")
+    requests_per_minute_per_address: int = Field(default=3000, ge=0, description="for one address in one process; 0 for no limit")
+    requests_per_minute_per_person: int = Field(default=600, ge=0, description="for one person or device in one process; 0 for no limit")
+    proxies: tuple[str, ...] = Field(default=(), description="JSON list: networks of our proxies, whose X-Forwarded-For is believed")
     token_signing_key_file: Path | None = Field(
         default=None, description="private JWK of the token issuer, where people sign in (registration)"
     )

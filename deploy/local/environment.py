@@ -91,6 +91,8 @@ def service_environment(service: str, ports: Ports, keys: Keys) -> dict[str, str
         "HTTP_HOST": HOST,
         "HTTP_PORT": str(ports.api[service]),
         "PUBLIC_URL": base_url(ports, service),
+        "REQUESTS_PER_MINUTE_PER_ADDRESS": "0",  # One machine plays everybody.
+        "REQUESTS_PER_MINUTE_PER_PERSON": "0",
         "WORKER_PORT": str(ports.worker[service]),
         "KEY_FILE": str(keys.encryption_key_file(service)),
         "TOKEN_KEYS_FILE": str(keys.issuer_public_file),

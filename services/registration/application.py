@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringConstraints
 
-from services.registration.domain import activity, programme, role, volunteer
+from services.registration.domain import activity, device, programme, role, volunteer
 from services.registration.programme_file import CODE, FILE_CHARACTERS_MAX, NAMESPACE, read_programme
 from shared.application import Aggregate, Asked, Claim, Claims, Plan, UseCase
 from shared.calendar import working_day_after
@@ -18,6 +18,8 @@ from shared.contracts.event import Event, Refusal, RefusalText
 from shared.contracts.registration import (
     ActivityPublished,
     ConsentKind,
+    DeviceKeyIssued,
+    DeviceLoss,
     PersonalDataErased,
     Position,
     RoleGranted,
@@ -76,6 +78,22 @@ class WithdrawRole(BaseModel):
     role: RoleName
     unit_code: Code
     reason: Line
+
+
+class IssueDeviceKey(BaseModel):
+    """A device's key, by its digest: the device makes 32 random bytes itself and gives out nothing else."""
+
+    unit_code: Code
+    name: Line = Field(description="what the device is called, such as where it stands; no person's name")
+    key_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(
+        description="SHA-256 of the key as the device sends it (`lfd_` and 43 characters), in hexadecimal digits"
+    )
+
+
+class RevokeDeviceKey(BaseModel):
+    """Why the key is to open nothing any more."""
+
+    reason: DeviceLoss
 
 
 class RegisterVolunteer(BaseModel):
@@ -191,6 +209,7 @@ class ExpireOffer(BaseModel):
 
 PROGRAMME: Final = Aggregate("programme", programme.Programmes(), programme.evolve)
 ROLE: Final = Aggregate("role", role.Roles(), role.evolve)
+DEVICE: Final = Aggregate("device", device.Device(), device.evolve)
 VOLUNTEER: Final = Aggregate("volunteer", volunteer.Volunteer(), volunteer.evolve)
 ACTIVITY: Final[Aggregate[activity.Activity | None]] = Aggregate("activity", None, activity.evolve)
 
@@ -234,6 +253,26 @@ async def _withdraw_role(asked: Asked[WithdrawRole], lookups: LookUps) -> Plan[r
     reason = body.reason if may_seal else None
     fact = RoleWithdrawn(person_id=person_id, role=body.role, unit_code=body.unit_code, reason=reason)
     return Plan(Stream("role", person_id), ROLE, lambda roles: role.withdraw(roles, fact))
+
+
+async def _issue_device_key(asked: Asked[IssueDeviceKey], lookups: LookUps) -> Plan[device.Device]:
+    body, device_id = asked.body, uuid5(asked.command_id, "device")
+    command = device.IssueDeviceKey(
+        device_id=device_id,
+        asker=asked.actor,
+        unit_code=body.unit_code,
+        is_unit_known=await lookups.is_unit_known(body.unit_code),
+        name=body.name,
+        key_digest=body.key_digest,
+        now=asked.now,
+    )
+    return Plan(Stream("device", device_id), DEVICE, lambda state: device.decide(state, command))
+
+
+async def _revoke_device_key(asked: Asked[RevokeDeviceKey], _lookups: LookUps) -> Plan[device.Device]:
+    device_id = asked.ids["device_id"]
+    command = device.RevokeDeviceKey(device_id, asked.actor, asked.body.reason)
+    return Plan(Stream("device", device_id), DEVICE, lambda state: device.decide(state, command))
 
 
 def _on_volunteer(volunteer_id: UUID, command: volunteer.VolunteerCommand) -> Plan[volunteer.Volunteer]:
@@ -419,6 +458,14 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
     GRANT_ROLE,
     UseCase("withdraw_role", "/people/{person_id}/roles/withdraw", WithdrawRole, _BUREAU, _withdraw_role, (), "撤权", "Withdraw a role"),
     UseCase(
+        "issue_device_key", "/devices", IssueDeviceKey, _ORGANISERS, _issue_device_key,
+        ("wrong_unit", "unit_unknown", "device_key_used"), "登记设备密钥", "Let a device check people in, by its key",
+    ),
+    UseCase(
+        "revoke_device_key", "/devices/{device_id}/revoke", RevokeDeviceKey, _ORGANISERS, _revoke_device_key,
+        ("device_unknown", "wrong_unit"), "吊销设备密钥", "Revoke a device's key",
+    ),
+    UseCase(
         "register_volunteer", "/volunteers", RegisterVolunteer, _PERSONS, _register_volunteer,
         (*_RECORD, "already_registered", "unit_unknown", "id_number_invalid", "id_number_differs", "phone_invalid", "no_consent",
          "id_number_taken", "volunteer_number_taken"),
@@ -481,6 +528,8 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "unit_unknown": RefusalText(422, "没有此单位", "There is no such unit"),
     "wrong_unit": RefusalText(403, "只能办理本单位的事项", "The token's unit is not the one that this belongs to"),
     "not_own_record": RefusalText(403, "只能办理本人的事项", "A volunteer acts for themself only"),
+    "device_unknown": RefusalText(404, "没有此设备", "There is no such device"),
+    "device_key_used": RefusalText(409, "该密钥已登记过, 请另生成一个", "This key was given before: a device makes a new one"),
     "volunteer_unknown": RefusalText(404, "没有此志愿者", "There is no such volunteer"),
     "volunteer_left": RefusalText(409, "该志愿者已退出", "The volunteer has left the programme"),
     "person_erased": RefusalText(410, "该人的个人信息已删除", "The person's data was erased"),
@@ -521,13 +570,17 @@ def _claims_of(event: Event, blind: Callable[[str, str], str]) -> tuple[Sequence
         case VolunteerRegistered(number=number, id_number=id_number):
             claims = [Claim("volunteer_number", number)]
             return [*claims, Claim("id_number", blind("id_number", id_number))] if id_number else claims, []
+        case DeviceKeyIssued(key_digest=key_digest):
+            return [Claim("device_key", key_digest)], []
         case PersonalDataErased(id_number=str(id_number)):
             return [], [Claim("id_number", blind("id_number", id_number))]
         case _:
             return [], []
 
 
-CLAIMS: Final = Claims(_claims_of, {"id_number": "id_number_taken", "volunteer_number": "volunteer_number_taken"})
-"""One registration per ID number, until it is erased; a public number is never given twice."""
+CLAIMS: Final = Claims(
+    _claims_of, {"id_number": "id_number_taken", "volunteer_number": "volunteer_number_taken", "device_key": "device_key_used"}
+)
+"""One registration per ID number, until it is erased; a public number is never given twice, nor a device's key."""
 
 IMPORTS: Final = frozenset({"adopt_programme"})

@@ -10,6 +10,7 @@ from shared.consumer.values import Reaction
 from shared.contracts.topics import subscribed
 from shared.errors import NotCaughtUpError
 from shared.eventstore.values import EventStore
+from shared.http.door import Device
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Freshness
@@ -99,6 +100,11 @@ class Waits:
         """What registration has granted a person, role and unit, as far as this service has read: whether they hold it still."""
         return await self._roles(person_id)
 
+    async def device_of(self, key_digest: str) -> Device | None:
+        """The device whose key has this digest, as far as this service has read."""
+        row = await self._pool.fetchrow(_SELECT_DEVICE, key_digest)
+        return None if row is None else Device(row["device_id"], row["unit_code"], row["expires_at"], is_revoked=row["is_revoked"])
+
     async def _read_roles(self, persons: Sequence[UUID]) -> Sequence[Mapping[tuple[str, str], bool]]:
         found: dict[UUID, dict[tuple[str, str], bool]] = {each: {} for each in persons}
         for row in await self._pool.fetch(_SELECT_ROLES, persons):
@@ -106,6 +112,9 @@ class Waits:
         return list(found.values())
 
 
+_SELECT_DEVICE: Final = """
+    SELECT device_id, unit_code, expires_at, revoked_position IS NOT NULL AS is_revoked FROM consumer.device WHERE key_digest = $1
+"""
 _SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.position WHERE consumer = $1 AND log = $2"
 _SELECT_FRESHNESS: Final = """
     SELECT asked.source, place.log_id, coalesce(place.applied, 0) AS applied,

@@ -16,6 +16,8 @@ from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.registration import (
     ConsentGiven,
     ConsentWithdrawn,
+    DeviceKeyIssued,
+    DeviceKeyRevoked,
     PersonalDataErased,
     RoleGranted,
     RoleWithdrawn,
@@ -56,6 +58,10 @@ def withdrawal_fold(keys: PersonalKeys, projections: Sequence[Projection]) -> Fo
                     await connection.execute(_GIVEN, event.person_id, f"role:{event.role}:{event.unit_code}", position)
                 case RoleWithdrawn():
                     await connection.execute(_WITHDRAWN, event.person_id, f"role:{event.role}:{event.unit_code}", position)
+                case DeviceKeyIssued():
+                    await connection.execute(_DEVICE, event.device_id, event.key_digest, event.unit_code, event.expires_at)
+                case DeviceKeyRevoked():
+                    await connection.execute(_REVOKED, event.device_id, position)
                 case ConsentGiven():
                     await connection.execute(_GIVEN, event.volunteer_id, f"consent:{event.consent}", position)
                 case ConsentWithdrawn():
@@ -117,6 +123,10 @@ _WITHDRAWN: Final = """
     INSERT INTO consumer.withdrawn (subject, kind, position) VALUES ($1, $2, $3)
     ON CONFLICT (subject, kind) DO UPDATE SET position = excluded.position
 """
+_DEVICE: Final = """
+    INSERT INTO consumer.device (device_id, key_digest, unit_code, expires_at) VALUES ($1, $2, $3, $4) ON CONFLICT (device_id) DO NOTHING
+"""
+_REVOKED: Final = "UPDATE consumer.device SET revoked_position = $2 WHERE device_id = $1"
 _SELECT_PARKED: Final = "SELECT consumer, log, position, payload FROM consumer.parked WHERE key = $1 AND state <> 'erased' FOR UPDATE"
 _CLEAR_PARKED: Final = """
     UPDATE consumer.parked SET payload = $4, state = 'erased' WHERE consumer = $1 AND log = $2 AND position = $3

@@ -102,6 +102,33 @@ class RoleWithdrawn(Event):
     reason: Annotated[str | None, Personal("person_id")]
 
 
+DeviceLoss = Literal["lost", "replaced", "retired"]
+
+
+class DeviceKeyIssued(Event):
+    """已发设备密钥: a device of a unit may check people in and out until the key expires. The key itself is known to the device alone."""
+
+    TYPE: ClassVar[str] = "registration.device_key_issued"
+
+    device_id: UUID
+    unit_code: str
+    name: str
+    """What the device is called, such as where it stands; never a person's name."""
+    key_digest: str
+    """SHA-256 of the key, in hexadecimal digits: 256 random bits cannot be found from it."""
+    expires_at: datetime
+
+
+class DeviceKeyRevoked(Event):
+    """已吊销设备密钥: from this position on the device's key opens nothing."""
+
+    TYPE: ClassVar[str] = "registration.device_key_revoked"
+
+    device_id: UUID
+    unit_code: str
+    reason_code: DeviceLoss
+
+
 class VolunteerRegistered(Event):
     """已注册: a natural person who consented is a volunteer. Personal fields are sealed from this first event on (D12)."""
 
@@ -308,6 +335,8 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     UnitRegistered,
     RoleGranted,
     RoleWithdrawn,
+    DeviceKeyIssued,
+    DeviceKeyRevoked,
     VolunteerRegistered,
     ConsentGiven,
     GuardianConsentRecorded,

@@ -56,6 +56,7 @@ CATEGORIES: Final[Mapping[str, Category]] = {
     for category in (
         Category("programme", "registration", None),
         Category("role", "registration", "person_id"),
+        Category("device", "registration", "device_id"),
         Category("volunteer", "registration", "volunteer_id"),
         Category("activity", "registration", "activity_id"),
         Category("hours_policy", "hours", None),
@@ -89,6 +90,8 @@ def _types(*events: type[Event]) -> frozenset[str]:
 _WITHDRAWALS: Final = _types(
     registration.RoleGranted,  # What is given again counts again, so grants are read too (D8).
     registration.RoleWithdrawn,
+    registration.DeviceKeyIssued,
+    registration.DeviceKeyRevoked,
     registration.ConsentGiven,
     registration.ConsentWithdrawn,
     registration.VolunteerDeregistered,

@@ -17,6 +17,7 @@ from shared.http.forms import Forms
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Query, Views
+from shared.http.rates import Rates
 from shared.http.signin import TOKEN_COOKIE, SignIn
 from shared.metrics import Metrics
 from shared.permissions import Actor, Role
@@ -87,12 +88,15 @@ class Api:
     imports: frozenset[str] = frozenset()
     commands_in_flight_max: int = COMMANDS_IN_FLIGHT_MAX
     forms: Forms
+    rates: Rates = field(default_factory=Rates)
     sign_in: SignIn | None = None
     signs_in: str = ""
 
     async def asker(self, request: Request, roles: frozenset[Role]) -> Actor:
-        """Who asks, when the token and the role allow it. Raises ProblemError (400, 401, 403)."""
-        return await self.door.actor(request.headers, roles)
+        """Who asks, when the token and the role allow it. Raises ProblemError (400, 401, 403, 429)."""
+        actor = await self.door.actor(request.headers, roles)
+        self.rates.person(actor.person_id)
+        return actor
 
     async def visitor(self, request: Request, roles: frozenset[Role]) -> Actor:
         """Who visits a page that only `roles` may see. Raises ProblemError (401, 403)."""

@@ -21,6 +21,7 @@ from shared.http.gate import Gate, Handler, guarded, http_exceptions
 from shared.http.page import Pages
 from shared.http.probes import is_ready
 from shared.http.problems import Catalogue, ProblemError, catalogue
+from shared.http.rates import Rates
 from shared.http.reads import AUDIT_ROLES, log_handler, query_handler, stream_handler
 from shared.metrics import CONTENT_TYPE, Metrics
 from shared.permissions import APART, EVERYBODY, REACH, Action, Role
@@ -46,14 +47,12 @@ def build_app(api: Api) -> FastAPI:
     _add_pages(routes, api, problems)
     _add_probes(routes, api)
     app = _App(
-        _ShortWay(routes.commands, api.metrics, problems),
+        _ShortWay(routes.commands, api.metrics, problems, api.rates),
         openapi_url=None,  # Ours is made from the tables, with every problem in it.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[
-            Middleware(Gate, metrics=api.metrics, catalogue=problems, form_targets=api.sign_in.form_targets if api.sign_in else ())
-        ],
+        middleware=[Middleware(Gate, api.metrics, problems, api.rates, api.sign_in.form_targets if api.sign_in else ())],
         exception_handlers={HTTPException: http_exceptions(problems)},
     )
     app.router.routes.extend(routes.made)
@@ -82,12 +81,12 @@ class _App(FastAPI):
 class _ShortWay:
     """The commands by their addresses; an ASGI application for those that it `leads`."""
 
-    def __init__(self, commands: Mapping[str, Handler], metrics: Metrics, problems: Catalogue) -> None:
+    def __init__(self, commands: Mapping[str, Handler], metrics: Metrics, problems: Catalogue, rates: Rates) -> None:
         self._by_length: dict[int, list[tuple[list[str], Handler]]] = {}
         for path, handler in commands.items():
             parts = path.split("/")
             self._by_length.setdefault(len(parts), []).append((parts, handler))
-        self._gate = Gate(self._answer, metrics, problems)
+        self._gate = Gate(self._answer, metrics, problems, rates)
 
     def leads(self, scope: Scope) -> bool:
         """Whether the request is for a command, whose handler and path parameters the scope then holds."""

@@ -23,15 +23,18 @@ _BODY_CODES: Final = (
     "json_number_not_finite", "json_integer_too_large", "json_too_deep", "json_array_too_long", "text_has_nul", "text_has_lone_surrogate",
     "field_unknown", "field_missing", "field_wrong_type", "field_wrong_value",
 )  # fmt: skip
-_TOKEN_CODES: Final = ("token_missing", "token_too_large", "token_invalid", "token_expired", "acting_as_invalid", *sorted(ROLE_CODES))
+_TOKEN_CODES: Final = (
+    "token_missing", "token_too_large", "token_invalid", "token_expired", "device_key_unknown", "device_key_expired", "device_key_revoked",
+    "acting_as_invalid", *sorted(ROLE_CODES),
+)  # fmt: skip
 _COMMAND_CODES: Final = (
     *_BODY_CODES, *_TOKEN_CODES, "idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused", "if_match_invalid",
     "version_stale", "correlation_id_invalid", "after_invalid", "after_foreign_log", "not_caught_up", "id_invalid", "parameter_unknown",
     "stream_conflict", "event_too_large", "too_many_requests", "internal_error", "store_unavailable", "log_closed",
 )  # fmt: skip
 _READ_CODES: Final = (
-    *_TOKEN_CODES, "correlation_id_invalid", "parameter_unknown", "parameter_repeated", "parameter_invalid", "internal_error",
-    "store_unavailable",
+    *_TOKEN_CODES, "too_many_requests", "correlation_id_invalid", "parameter_unknown", "parameter_repeated", "parameter_invalid",
+    "internal_error", "store_unavailable",
 )  # fmt: skip
 _QUERY_CODES: Final = (*_READ_CODES, "after_invalid", "after_foreign_log", "not_caught_up", "cursor_invalid")
 

@@ -5,7 +5,9 @@ ends when that has been read, and what was never granted never counts.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
@@ -27,16 +29,46 @@ ROLE_CODES: Final = frozenset({"role_not_allowed", "role_not_held", "role_withdr
 _FURTHEST: Final = ("bureau", "unit", "own", "nothing")
 
 
-class Door:
-    """Asks who comes. `roles_of` looks up what registration has granted a person."""
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that registration has given a key: whose it is, and until when the key counts."""
 
-    def __init__(self, authenticator: Authenticator, roles_of: Callable[[UUID], Awaitable[Roles]]) -> None:
+    device_id: UUID
+    unit: str
+    expires_at: datetime
+    is_revoked: bool = False
+
+
+DEVICE_PREFIX: Final = "lfd_"
+"""How a device's key begins, so that one that was lost is found by who looks for such things."""
+DEVICE_KEY_CHARACTERS: Final = 47
+"""The prefix and 256 bits in URL-safe Base64."""
+
+
+class Door:
+    """Asks who comes. `roles_of` looks up what registration has granted a person, `device_of` a device by the digest of its key.
+
+    `now` is the log's clock, by which a device's key was given.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        roles_of: Callable[[UUID], Awaitable[Roles]],
+        device_of: Callable[[str], Awaitable[Device | None]],
+        now: Callable[[], Awaitable[datetime]],
+    ) -> None:
         self.authenticator = authenticator
         self._roles_of = roles_of
+        self._device_of = device_of
+        self._now = now
 
     async def actor(self, headers: Headers, roles: Collection[Role]) -> Actor:
         """Who asks for what `roles` may. Raises ProblemError (400, 401, 403)."""
-        caller = self.authenticator.caller(headers.get("authorization"))
+        authorization = headers.get("authorization")
+        if authorization is not None and (key := _device_key(authorization)) is not None:
+            return await self._device(key, roles)
+        caller = self.authenticator.caller(authorization)
         wanted = _wanted(headers.get(ACTING_AS), caller)
         if wanted is not None:
             return await self._as(Actor(caller.person_id, *wanted), roles)
@@ -52,6 +84,19 @@ class Door:
             raise _refused(Role.VOLUNTEER, roles)
         return may[0]
 
+    async def _device(self, key: str, roles: Collection[Role]) -> Actor:
+        """A device acts as a kiosk of its unit, and as nothing else. Raises ProblemError (401, 403)."""
+        if Role.KIOSK not in roles:
+            raise _refused(Role.KIOSK, roles)
+        device = await self._device_of(sha256(key.encode()).hexdigest())
+        if device is None or len(key) != DEVICE_KEY_CHARACTERS:
+            raise ProblemError("device_key_unknown")
+        if device.is_revoked:
+            raise ProblemError("device_key_revoked")
+        if device.expires_at <= await self._now():
+            raise ProblemError("device_key_expired")
+        return Actor(device.device_id, Role.KIOSK, device.unit)
+
     async def _as(self, actor: Actor, roles: Collection[Role]) -> Actor:
         if judge(actor, roles) is not None:
             raise _refused(actor.role, roles)
@@ -61,6 +106,12 @@ class Door:
         if not held:
             raise ProblemError("role_not_held" if held is None else "role_withdrawn", role=actor.role.value)
         return actor
+
+
+def _device_key(authorization: str) -> str | None:
+    scheme, _, key = authorization.partition(" ")
+    key = key.strip()
+    return key if scheme.lower() == "bearer" and key.startswith(DEVICE_PREFIX) else None
 
 
 def _wanted(header: str | None, caller: Caller) -> tuple[Role, str] | None:

@@ -24,6 +24,7 @@ from shared.errors import (
     StreamConflictError,
 )
 from shared.http.problems import Catalogue, ProblemError, ProblemType
+from shared.http.rates import Rates
 from shared.metrics import Metrics
 from shared.tracing import Trace, child_of, parse_traceparent, parse_uuid
 
@@ -67,8 +68,9 @@ def exchange_of(request: Request) -> Exchange:
 class Gate:
     """What stands before every route. `form_targets` are other origins that a form may lead to by redirects."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue, form_targets: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue, rates: Rates, form_targets: Sequence[str] = ()) -> None:
         self._app = app
+        self._rates = rates
         headers = {**SECURITY_HEADERS, "Content-Security-Policy": " ".join((_POLICY, *form_targets))}
         self._headers = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
         self._metrics = metrics
@@ -100,13 +102,21 @@ class Gate:
             logs.bound(correlation_id=exchange.correlation_id, trace_id=exchange.trace.trace_id),
             self._metrics.http_requests_in_flight.track_inprogress(),
         ):
-            if correlation_id is None:
-                refused = self._catalogue.response(ProblemError("correlation_id_invalid"), exchange.language)
-                await refused(scope, receive, send_with_headers)
+            refused = self._refused(scope, correlation_id)
+            if refused is not None:
+                await self._catalogue.response(refused, exchange.language)(scope, receive, send_with_headers)
             else:
                 await self._app(scope, receive, send_with_headers)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.http_request_duration_seconds.labels(exchange.route, method, f"{status // 100}xx").observe(perf_counter() - started)
+
+    def _refused(self, scope: Scope, correlation_id: UUID | None) -> ProblemError | None:
+        """What no route is asked about."""
+        try:
+            self._rates.address(scope)
+        except ProblemError as problem:
+            return problem
+        return ProblemError("correlation_id_invalid") if correlation_id is None else None
 
 
 def _first(scope: Scope, name: bytes) -> str | None:

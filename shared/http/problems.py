@@ -92,6 +92,9 @@ PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("token_too_large", 401, "令牌过大", "The token is larger than 8 KiB"),
     ProblemType("token_invalid", 401, "令牌无效", "The token is not one that this service accepts"),
     ProblemType("token_expired", 401, "令牌已过期或尚未生效", "The token has expired or does not count yet"),
+    ProblemType("device_key_unknown", 401, "设备密钥无效", "The device's key is not known here"),
+    ProblemType("device_key_expired", 401, "设备密钥已过期", "The device's key has expired"),
+    ProblemType("device_key_revoked", 401, "设备密钥已吊销", "The device's key was revoked"),
     ProblemType("sign_in_needed", 401, "请先登录", "Sign in first"),
     ProblemType("sign_in_lost", 400, "登录已中断, 请重新开始", "The sign-in was lost on the way: begin again"),
     ProblemType("link_used", 410, "链接无效、已使用或已过期", "The link is not one, was used, or has expired"),
@@ -113,7 +116,7 @@ PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("method_not_allowed", 405, "此地址不接受该方法", "This address does not take the method"),
     ProblemType("stream_conflict", 409, "同一对象正被他人更改, 请重试", "Others kept changing the same stream; try again"),
     ProblemType("event_too_large", 422, "内容过大, 无法记录", "A fact would be larger than the log takes"),
-    ProblemType("too_many_requests", 429, "请求过多, 请稍后再试", "Too many commands are under way; try again"),
+    ProblemType("too_many_requests", 429, "请求过多, 请稍后再试", "Too many requests, of one caller or of all; try again"),
     ProblemType("internal_error", 500, "服务内部错误", "Something went wrong inside the service"),
     ProblemType(
         "store_unavailable",

@@ -298,8 +298,8 @@ async def test_a_visitor_meets_figures_and_nothing_else_of_a_person(stage: Stage
         assert said not in lists + opened, said
 
 
-COMES_AND_GOES: Final = ("/attendances", "/confirm-queue", "/history", "/star-history", "/volunteers", "/enrollments", "/roles")
-"""Lists that say of a person when they came, what waits, what was changed or declined and why."""
+COMES_AND_GOES: Final = ("/attendances", "/confirm-queue", "/history", "/star-history", "/volunteers", "/enrollments", "/roles", "/devices")
+"""Lists that say of a person when they came, what waits, what was changed or declined and why; and whose devices stand where."""
 
 
 @pytest.mark.parametrize(("service", "query"), QUERIES.values(), ids=QUERIES)

@@ -24,6 +24,7 @@ QUERIES: Final[tuple[Query, ...]] = (
     programmes.WORDS,
     programmes.UNITS,
     programmes.ROLES,
+    programmes.DEVICES,
 )
 
 FIGURES: Final[tuple[Figure, ...]] = (volunteers.FIGURE, *volunteer_records.FIGURES)

@@ -46,6 +46,20 @@ COMMENT ON COLUMN api.roles.unit_name IS '单位名称 / Name of that unit';
 COMMENT ON COLUMN api.roles.is_held IS '是否有效 / Whether it is held now';
 COMMENT ON COLUMN api.roles.since IS '授权或收回时间 / When it was granted or withdrawn';
 
+CREATE VIEW api.devices AS
+SELECT device.device_id, device.unit_code, coalesce(unit.name, device.unit_code) AS unit_name, device.name, device.issued_at, device.expires_at,
+       device.revoked_at, device.reason
+FROM devices AS device LEFT JOIN units AS unit ON unit.code = device.unit_code;
+COMMENT ON VIEW api.devices IS '签到设备 / Devices that check people in, by a key of their own';
+COMMENT ON COLUMN api.devices.device_id IS '设备标识 / The device';
+COMMENT ON COLUMN api.devices.unit_code IS '单位代码 / Code of its unit';
+COMMENT ON COLUMN api.devices.unit_name IS '单位名称 / Name of that unit';
+COMMENT ON COLUMN api.devices.name IS '设备名称 / What it is called';
+COMMENT ON COLUMN api.devices.issued_at IS '登记时间 / When it was given its key';
+COMMENT ON COLUMN api.devices.expires_at IS '有效期至 / Until when the key counts';
+COMMENT ON COLUMN api.devices.revoked_at IS '吊销时间 / When the key was revoked, if it was';
+COMMENT ON COLUMN api.devices.reason IS '吊销原因 / Why';
+
 CREATE VIEW api.activities AS
 SELECT activity.activity_id, activity.unit_code, coalesce(unit.name, activity.unit_code) AS unit_name, activity.title, activity.carrier,
        coalesce(carrier.name_zh, activity.carrier) AS carrier_name_zh, coalesce(carrier.name_en, activity.carrier) AS carrier_name_en,

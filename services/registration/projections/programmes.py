@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, LiteralString
 
 from shared.consumer.values import Fact, Projection
-from shared.contracts.registration import ProgrammeAdopted, RoleGranted, RoleWithdrawn, UnitRegistered
+from shared.contracts.registration import DeviceKeyIssued, DeviceKeyRevoked, ProgrammeAdopted, RoleGranted, RoleWithdrawn, UnitRegistered
 from shared.http.query import Column, Filter, Query
 from shared.permissions import Role
 from shared.postgres import Connection
@@ -14,6 +14,7 @@ from shared.postgres import Connection
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     """A year's programme and its units are said once; a unit is as the newest programme says, a role as it was last said."""
     units, roles = list[UnitRegistered](), dict[tuple[object, str, str], tuple[Fact, bool]]()
+    issued, revoked = list[tuple[object, ...]](), list[tuple[object, ...]]()
     for fact in facts:
         match fact.event:
             case ProgrammeAdopted() as event:
@@ -22,8 +23,14 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
                 units.append(event)
             case RoleGranted() | RoleWithdrawn() as event:
                 roles[event.person_id, event.role, event.unit_code] = (fact, isinstance(event, RoleGranted))
+            case DeviceKeyIssued() as event:
+                issued.append((event.device_id, event.unit_code, event.name, fact.record.time, event.expires_at))
+            case DeviceKeyRevoked() as event:
+                revoked.append((event.device_id, fact.record.time, event.reason_code))
             case _:
                 pass
+    await connection.executemany(_INSERT_DEVICE, issued)
+    await connection.executemany(_REVOKE_DEVICE, revoked)
     await connection.executemany(
         _UPSERT_UNIT,
         [
@@ -78,6 +85,12 @@ _UPSERT_UNIT: Final[LiteralString] = """
 _INSERT_PLAN: Final[LiteralString] = """
     INSERT INTO unit_plans (year, code, planned, valid_from) VALUES ($1, $2, $3, $4)
 """
+_INSERT_DEVICE: Final[LiteralString] = """
+    INSERT INTO devices (device_id, unit_code, name, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING
+"""
+
+_REVOKE_DEVICE: Final[LiteralString] = "UPDATE devices SET revoked_at = $2, reason = $3 WHERE device_id = $1"
+
 _UPSERT_ROLE: Final[LiteralString] = """
     INSERT INTO roles (person_id, role, unit_code, is_held, since) VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (person_id, role, unit_code) DO UPDATE SET is_held = excluded.is_held, since = excluded.since
@@ -158,6 +171,34 @@ UNITS: Final = Query(
     title_zh="单位",
     title_en="Units",
     public=True,
+)
+
+LOSSES: Final = {"lost": ("遗失", "lost"), "replaced": ("已更换", "replaced"), "retired": ("停用", "retired")}
+
+DEVICES: Final = Query(
+    name="devices",
+    path="/devices",
+    sql="""
+        SELECT name, unit_name, unit_code, device_id, issued_at, expires_at, revoked_at, reason FROM api.devices
+        WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR device_id > $2)
+        ORDER BY device_id LIMIT $3
+    """,
+    columns=(
+        Column("name", "text", "设备", "Device"),
+        Column("unit_name", "text", "单位", "Unit"),
+        Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
+        Column("device_id", "uuid", "编号", "Id"),
+        Column("issued_at", "instant", "登记于", "Since"),
+        Column("expires_at", "instant", "有效期至", "Until"),
+        Column("revoked_at", "instant", "吊销于", "Revoked", nullable=True),
+        Column("reason", "text", "原因", "Why", nullable=True, words=LOSSES),
+    ),
+    order=("device_id",),
+    roles=frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR}),
+    title_zh="签到设备",
+    title_en="Devices that check people in",
+    filters=(BY_UNIT,),
+    key="device_id",
 )
 
 ROLES: Final = Query(

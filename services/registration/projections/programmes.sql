@@ -36,6 +36,15 @@ CREATE TABLE unit_plans (
     valid_from date NOT NULL,
     PRIMARY KEY (year, code)
 );
+CREATE TABLE devices (
+    device_id uuid PRIMARY KEY,
+    unit_code text NOT NULL,
+    name text NOT NULL,
+    issued_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    revoked_at timestamptz,
+    reason text
+);
 CREATE TABLE roles (
     person_id uuid NOT NULL,
     role text NOT NULL,

@@ -29,7 +29,7 @@ from shared.eventstore.values import Answer, AppendRequest, AppendResult, Head
 from shared.http.api import Api
 from shared.http.app import build_app
 from shared.http.auth import Authenticator, own_issuer
-from shared.http.door import Door, Roles
+from shared.http.door import Device, Door, Roles
 from shared.http.forms import Forms
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
@@ -178,6 +178,11 @@ class Withdrawn:
         return {(role.value, UNIT): person_id not in self.persons for role in GRANTED}
 
 
+async def no_device(_key_digest: str) -> Device | None:
+    """No device has a key."""
+    return None
+
+
 @pytest.fixture(scope="session")
 def key() -> ECKey:
     return ECKey.generate_key("P-256", {"kid": "one"}, private=True)
@@ -292,7 +297,7 @@ def api(
         store=store,
         views=Views(pool, "tests_http_reader", told.read_freshness, told.read_parked),
         waits=follow,
-        door=Door(Authenticator(own_issuer(keys, ISSUER)), withdrawn),
+        door=Door(Authenticator(own_issuer(keys, ISSUER)), withdrawn, no_device, now),
         ready=ready,
         now=now,
         fingerprint_key=b"k" * 32,

@@ -18,7 +18,8 @@ from shared.http.api import Api
 from shared.http.app import build_app
 from shared.http.deadline import Deadline
 from shared.http.door import Door, Roles
-from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Withdrawn
+from shared.http.rates import Rates
+from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Withdrawn, no_device
 from tests.integration.http.seats import LOG_ID
 
 SEATS = f"/api/v1/activities/{ACTIVITY}/seats"
@@ -294,7 +295,7 @@ async def test_a_role_check_that_hangs_is_answered_within_five_seconds(
         return {}
 
     monkeypatch.setattr(Deadline.__init__, "__defaults__", (0.05,))
-    app = build_app(replace(api, door=Door(api.door.authenticator, hang)))
+    app = build_app(replace(api, door=Door(api.door.authenticator, hang, no_device, api.now)))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://leifeng", headers={"Authorization": token("unit_admin")}
     ) as hanging:
@@ -321,6 +322,27 @@ async def test_more_commands_than_the_bound_are_told_to_come_back(narrow: httpx.
     store.hold.set()
     assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [200, 200]
     assert (await narrow.post(SEATS, json=seat(), headers=key("third"))).status_code == 409
+
+
+async def test_who_asks_too_often_is_told_when_to_come_back_and_nobody_else_is(
+    api: Api, client: httpx.AsyncClient, token: Callable[..., str], store: TinyStore
+) -> None:
+    app = build_app(replace(api, rates=Rates(per_address=5, per_person=2)))
+
+    def at(address: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(address, 1)), base_url="http://leifeng", headers=client.headers)
+
+    async with at("192.0.2.1") as near, at("192.0.2.2") as far:
+        answers = [await near.post(SEATS, json=seat(uuid4()), headers=key(str(number))) for number in range(3)]
+        assert [each.status_code for each in answers] == [200, 200, 429]
+        check_problem(answers[2], 429, "too_many_requests")
+        assert int(answers[2].headers["retry-after"]) == 30
+        another = {**key("x"), "Authorization": token(person=uuid4())}
+        assert [(await near.get("/api/v1/balances", headers=another)).status_code for _ in range(3)] == [200, 200, 429]
+        assert (await near.get("/nowhere")).status_code == 429, "the address has asked six times"
+        assert (await near.get("/livez")).status_code == 200
+        assert (await far.get("/api/v1/balances", headers={"Authorization": token(person=uuid4())})).status_code == 200
+    assert len(store.records) == 2
 
 
 async def test_correlation_and_trace_reach_the_event(client: httpx.AsyncClient, store: TinyStore) -> None:

@@ -18,7 +18,14 @@ from shared.consumer.withdrawals import withdrawal_fold
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
-from shared.contracts.registration import ClashOverridden, EnrollmentWithdrawn, PersonalDataErased, UnitKind, VolunteerDeregistered
+from shared.contracts.registration import (
+    ClashOverridden,
+    DeviceLoss,
+    EnrollmentWithdrawn,
+    PersonalDataErased,
+    UnitKind,
+    VolunteerDeregistered,
+)
 from shared.eventstore.values import Answer
 from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
@@ -438,6 +445,7 @@ async def test_the_codes_of_every_list_have_words(registration: Registration) ->
             "enrollments.standing": await allowed(connection, "enrollments_standing"),
             "programme_words.kind": {"carrier", "target_group", "occasion"},
             "units.kind": set(get_args(UnitKind)),
+            "devices.reason": set(get_args(DeviceLoss)),
             "roles.role": set(Role) - {Role.PUBLIC},
         }
 

@@ -3,6 +3,9 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -13,7 +16,7 @@ from joserfc.jwk import ECKey
 from starlette.datastructures import Headers
 
 from shared.http.auth import Authenticator, own_issuer
-from shared.http.door import Door, Roles
+from shared.http.door import DEVICE_KEY_CHARACTERS, Device, Door, Roles
 from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
 
@@ -23,6 +26,28 @@ ADMINS: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN})
 ALL: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.VOLUNTEER})
 
 Ask = Callable[..., Any]
+
+
+KEY: Final = "lfd_" + "k" * 43
+NOW: Final = datetime(2017, 3, 5, 9, tzinfo=UTC)
+KIOSK: Final = Device(UUID("0197f3a4-5c00-7000-8000-0000000000d1"), HOME, NOW + timedelta(seconds=1))
+
+
+class Devices:
+    """What registration has said of one device, by the digest of its key."""
+
+    def __init__(self) -> None:
+        self.device: Device | None = KIOSK
+
+    async def __call__(self, key_digest: str) -> Device | None:
+        return self.device if key_digest == sha256(KEY.encode()).hexdigest() else None
+
+
+DEVICES: Final = Devices()
+
+
+async def now_() -> datetime:
+    return NOW
 
 
 class LookUp:
@@ -60,7 +85,7 @@ def ask(key: ECKey, authenticator: Authenticator) -> Ask:
         headers = {"authorization": f"Bearer {token}", **({"acting-as": acting_as} if acting_as is not None else {})}
         look_up = held if isinstance(held, LookUp) else LookUp(held)
         try:
-            return await Door(authenticator, look_up).actor(Headers(headers), roles)
+            return await Door(authenticator, look_up, DEVICES, now_).actor(Headers(headers), roles)
         except ProblemError as problem:
             return problem.code
 
@@ -108,3 +133,43 @@ async def test_a_role_that_may_not_is_turned_away_before_anything_is_looked_up(a
 
 async def test_a_role_that_this_version_does_not_know_is_passed_over(ask: Ask) -> None:
     assert await ask({("emperor", HOME): True, ("unit_admin", HOME): True}) == Actor(PERSON, Role.UNIT_ADMIN, HOME)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (KIOSK, Actor(KIOSK.device_id, Role.KIOSK, HOME)),
+        (replace(KIOSK, expires_at=NOW), "device_key_expired"),
+        (replace(KIOSK, is_revoked=True), "device_key_revoked"),
+        (None, "device_key_unknown"),
+    ],
+)
+async def test_a_device_is_a_kiosk_of_its_unit_while_its_key_counts(
+    authenticator: Authenticator, device: Device | None, expected: Actor | str
+) -> None:
+    devices = Devices()
+    devices.device = device
+    door = Door(authenticator, LookUp({}), devices, now_)
+    try:
+        found: Actor | str = await door.actor(Headers({"authorization": f"Bearer {KEY}"}), frozenset({Role.KIOSK, Role.UNIT_ADMIN}))
+    except ProblemError as problem:
+        found = problem.code
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("authorization", "roles", "code"),
+    [
+        (f"Bearer {KEY}", ADMINS, "role_not_allowed"),
+        (f"Bearer {KEY[:-1]}", frozenset({Role.KIOSK}), "device_key_unknown"),
+        (f"Bearer {KEY}k", frozenset({Role.KIOSK}), "device_key_unknown"),
+        (f"Basic {KEY}", frozenset({Role.KIOSK}), "token_missing"),
+        (f"Bearer {KEY[4:]}", frozenset({Role.KIOSK}), "token_invalid"),
+    ],
+)
+async def test_a_device_opens_nothing_else(authenticator: Authenticator, authorization: str, roles: frozenset[Role], code: str) -> None:
+    assert len(KEY) == DEVICE_KEY_CHARACTERS
+    headers = Headers({"authorization": authorization, "acting-as": f"bureau_admin@{HOME}"})
+    with pytest.raises(ProblemError) as caught:
+        await Door(authenticator, LookUp({}), DEVICES, now_).actor(headers, roles)
+    assert caught.value.code == code

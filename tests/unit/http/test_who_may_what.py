@@ -63,7 +63,7 @@ def app_of(service: Service[Any]) -> Any:
             store=away,
             views=away,
             waits=away,
-            door=Door(cast("Any", Badges()), holds_all),
+            door=Door(cast("Any", Badges()), holds_all, away, away),
             ready=away,
             now=away,
             fingerprint_key=b"",
