@@ -19,7 +19,7 @@ from deploy.local.progress import Console
 from tests.faults import report
 from tests.faults.clerks import Clerks
 from tests.faults.clients import IN_FLIGHT_MAX, Asked, Clients
-from tests.faults.cluster import Cluster, cluster
+from tests.faults.cluster import PROCESSES, Cluster, cluster
 from tests.faults.counts import check_counts
 from tests.faults.digests import check_digests
 from tests.faults.invariants import need
@@ -65,7 +65,7 @@ SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 120, 100, 0)
 HEAVY = frozenset(
     {
         "F2.1", "F2.2", "F4", "F5.1", "F5.2", "F6.1", "F6.2", "F16.1", "F16.2", "F18.1", "F18.2", "F19", "F20",
-        "F21.1", "F21.2", "F24.1", "F25.1", "F25.2", "F27.1", "F30", "F32.1", "F32.2", "F33.1", "F33.2", "F33.3",
+        "F21.1", "F21.2", "F24.1", "F25.1", "F25.2", "F27.1", "F30", "F32.1", "F32.2", "F32.3", "F33.1", "F33.2", "F33.3",
     }
 )  # fmt: skip
 """Faults for which a quarter of a minute is not enough even when they are short: several processes start anew, or a lock runs out."""
@@ -185,6 +185,7 @@ class Run:
         waiting = in_turn(chosen, self.random, self.profile.heavy_every)
         compared = monotonic()
         while (only and waiting and self.options.minutes is None) or monotonic() < self.ends:
+            await scene.cluster.ready(*PROCESSES, within=WORK_WITHIN_S)
             for service in SERVICES:
                 await scene.answers(BETWEEN, WORK_WITHIN_S, service)
             if not waiting and only and self.options.minutes is None:

@@ -56,7 +56,7 @@ class Victim:
 
 @asynccontextmanager
 async def instead(scene: Scene, name: str, *orders: str) -> AsyncIterator[Victim]:
-    """In place of a process runs one with orders; afterwards it runs again as it always does."""
+    """In place of a process runs one with orders; afterwards it is started as always, and the run waits for it before the next fault."""
     cluster = scene.cluster
     try:
         cluster.kill(name)
@@ -66,7 +66,6 @@ async def instead(scene: Scene, name: str, *orders: str) -> AsyncIterator[Victim
     finally:
         cluster.kill(name)
         cluster.launch(name)
-        await cluster.ready(name)
 
 
 @asynccontextmanager
@@ -308,7 +307,6 @@ async def both_active(scene: Scene, service: str, *roles: str) -> AsyncIterator[
         for name in names:
             cluster.kill(name)
             cluster.launch(name)
-        await cluster.ready(*names)
 
 
 async def two_relays(scene: Scene) -> None:
@@ -365,6 +363,7 @@ async def blocked_api(scene: Scene) -> None:
         await until(lambda: victim.said() == ["deciding"], REACHED_WITHIN_S, f"{victim.name} blocked")
         assert not await _is_alive(scene, victim.name)
         await scene.answers(10)
+    await scene.cluster.ready(victim.name)
     assert await _is_alive(scene, victim.name)
     scene.happened["api blocked"] += 1
 
