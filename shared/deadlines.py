@@ -26,7 +26,8 @@ from shared.metrics import Metrics
 from shared.postgres import Pool
 
 DUE_AT_ONCE_MAX: Final = 100
-POLL_SECONDS: Final = 0.2
+POLL_SECONDS: Final = (0.2, 2.0)
+"""Between two looks for what is due: after one that found something, and at most, when nothing has been due for some time."""
 
 _log = logs.logger()
 
@@ -34,27 +35,30 @@ _log = logs.logger()
 async def run(pool: Pool, consumers: Consumers[Any], submit: Submit, clock: Clock, stop: asyncio.Event, metrics: Metrics) -> None:
     """Fires what falls due until `stop`; a database that is away is waited for."""
 
+    now: datetime | None = None
+    seconds, seconds_max = POLL_SECONDS
+
     async def step() -> int:
-        now = await _now(clock)
+        nonlocal now, seconds
+        before, now = now, await now_of(clock)
+        if now == before:  # A travelling clock stands between its leaps, and its player waits for what falls due at each.
+            seconds = POLL_SECONDS[0]
         return 0 if now is None else await fire_due(pool, consumers, submit, now)
 
     while not stop.is_set():
+        seconds = min(1.5 * seconds, seconds_max)
         try:
             fired = await insist(step, stop, metrics, "deadlines", (*FINAL, StoppedError))
         except StoppedError:
             return
+        if fired:
+            seconds = POLL_SECONDS[0]
         if fired < DUE_AT_ONCE_MAX:
-            await pause(stop, POLL_SECONDS)
+            await pause(stop, seconds)
 
 
-async def count_due(pool: Pool, clock: Clock) -> int:
-    """How many are due and not answered, those that fail for good among them."""
-    now = await _now(clock)
-    return 0 if now is None else await pool.fetchval("SELECT count(*) FROM consumer.deadline WHERE due_at <= $1", now)
-
-
-async def _now(clock: Clock) -> datetime | None:
-    """None before a travelling clock is set: nothing is due then."""
+async def now_of(clock: Clock) -> datetime | None:
+    """The clock's instant; None before a travelling clock is set: nothing is due then."""
     try:
         return await clock()
     except ClockError:

@@ -70,26 +70,45 @@ class Reconciliation:
         return {name: counted.model_dump() for name, counted in self._own.items()}
 
     async def look(self) -> None:
-        """Counts what is to be counted now. Call it every `LOOK_SECONDS`. Raises what the database raises."""
-        async with _snapshot(self._pool) as connection:
-            for each in self._consumers.figures:
-                await self._look_at(connection, each)
+        """Counts what is to be counted now. Call it every `LOOK_SECONDS`. Raises what the database raises.
 
-    async def _look_at(self, connection: Connection, figure: Figure) -> None:
-        name, is_own = figure.name, figure.source == self._consumers.service
-        place = await find(connection, self._consumers.service, self._definition, figure)
-        rests = self._stood_at.get(name) == place.position
+        Mostly nothing is, and one statement says so.
+        """
+        figures, counted = self._consumers.figures, dict[str, Counted]()
+        places = await self._find(self._pool)
+        if any(map(self._is_wanted, figures, places)):
+            async with _snapshot(self._pool) as connection:
+                places = await self._find(connection)
+                for figure, place in zip(figures, places, strict=True):
+                    if self._is_wanted(figure, place):
+                        counted[figure.name] = await count(connection, figure, place.position)
+        for figure, place in zip(figures, places, strict=True):
+            self._take_in(figure, place, counted.get(figure.name))
+
+    async def _find(self, connection: "Connection | Pool") -> Sequence[Place]:
+        return await find(connection, self._consumers.service, self._definition, self._consumers.figures)
+
+    def _is_own(self, figure: Figure) -> bool:
+        return figure.source == self._consumers.service
+
+    def _is_hindered(self, figure: Figure, place: Place) -> bool:
+        """Also where the own log has moved since the last look."""
+        return place.hindered is not None or (self._is_own(figure) and self._stood_at.get(figure.name) != place.position)
+
+    def _is_wanted(self, figure: Figure, place: Place) -> bool:
+        known, counted_at = self._known.get(figure.name, (None, 0.0))
+        return not self._is_hindered(figure, place) and (place != known or monotonic() - counted_at >= AGAIN_SECONDS)
+
+    def _take_in(self, figure: Figure, place: Place, here: Counted | None) -> None:
+        name, hindered = figure.name, self._is_hindered(figure, place)
         self._stood_at[name] = place.position
-        if place.hindered is not None or (is_own and not rests):
+        if hindered:
             self._own.pop(name, None)
+        if here is None:
             return
-        known, counted_at = self._known.get(name, (None, 0.0))
-        if place == known and monotonic() - counted_at < AGAIN_SECONDS:
-            return
-        here = await count(connection, figure, place.position)
         self._known[name] = place, monotonic()
         difference = Compared(figure, place, here).difference
-        if is_own:
+        if self._is_own(figure):
             self._own[name] = here
         elif difference is not None:
             self._metrics.reconciliation_difference.labels(name, figure.source).set(difference)
@@ -103,18 +122,21 @@ def foreign(consumers: Consumers[Any]) -> Sequence[Figure]:
 
 async def compare(pool: Pool, consumers: Consumers[Any]) -> Sequence[Compared]:
     """Every foreign figure, counted here and now, beside what its owner said last. Raises what the database raises."""
-    definition, found = definition_hash(consumers.projections), list[Compared]()
+    definition, found, figures = definition_hash(consumers.projections), list[Compared](), foreign(consumers)
     async with _snapshot(pool) as connection:
-        for each in foreign(consumers):
-            place = await find(connection, consumers.service, definition, each)
+        for each, place in zip(figures, await find(connection, consumers.service, definition, figures), strict=True):
             found.append(Compared(each, place, None if place.hindered == _OTHER else await count(connection, each, place.position)))
     return found
 
 
-async def find(connection: Connection, service: str, definition: str, figure: Figure) -> Place:
-    """Where the figure's reader stands, in the caller's transaction, whose search path finds the live read models afterwards."""
-    row = await connection.fetchrow(_FIND, figure.consumer, figure.source, figure.name, definition)
-    assert row is not None
+async def find(connection: "Connection | Pool", service: str, definition: str, figures: Sequence[Figure]) -> Sequence[Place]:
+    """Where the figures' readers stand; in the caller's transaction, if there is one, whose search path finds the live read models then."""
+    said = [[each.consumer for each in figures], [each.source for each in figures], [each.name for each in figures]]
+    rows = await connection.fetch(_FIND, *said, definition)
+    return [_place(each, row, service) for each, row in zip(figures, rows, strict=True)]
+
+
+def _place(figure: Figure, row: Any, service: str) -> Place:
     there = None if row["said"] is None else Counted.model_validate_json(row["said"])
     position, hindered = row["applied"], None
     if figure.consumer == "views" and not row["is_current"]:
@@ -150,13 +172,14 @@ async def _snapshot(pool: Pool) -> AsyncIterator[Connection]:
 
 _OTHER: Final = "the read models were built by other definitions"
 _FIND: Final = """
-    SELECT coalesce(place.applied, 0) AS applied, place.log_id, head.log_id AS said_id, head.figures -> $3::text AS said,
-        (SELECT count(*) FROM consumer.blocked WHERE consumer = $1 AND log = $2 AND stage = 'applied') AS parked,
+    SELECT coalesce(place.applied, 0) AS applied, place.log_id, head.log_id AS said_id, head.figures -> asked.figure AS said,
+        (SELECT count(*) FROM consumer.blocked WHERE consumer = asked.consumer AND log = asked.log AND stage = 'applied') AS parked,
         (SELECT set_config('search_path', quote_ident(schema), true) FROM consumer.views WHERE live AND definition_hash = $4) IS NOT NULL
             AS is_current
-    FROM (VALUES (1)) AS one
-    LEFT JOIN consumer.position AS place ON place.consumer = $1 AND place.log = $2
-    LEFT JOIN consumer.head AS head ON head.log = $2
+    FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (consumer, log, figure, number)
+    LEFT JOIN consumer.position AS place USING (consumer, log)
+    LEFT JOIN consumer.head AS head USING (log)
+    ORDER BY asked.number
 """
 _COUNT: Final = """
     SELECT coalesce(sum(amount), 0)::bigint AS total,

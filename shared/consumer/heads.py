@@ -21,7 +21,10 @@ from shared.postgres import Pool
 
 START_SECONDS_MAX: Final = 20.0
 CLOSE_SECONDS_MAX: Final = 5.0
-_POLL_MILLISECONDS: Final = 500
+GATHER_SECONDS: Final = 1.0
+"""The logs' words, each of which comes every two seconds, are kept together."""
+_POLL_MILLISECONDS: Final = 2000
+"""How long a fetch waits for a first word; it returns with it."""
 
 _log = logs.logger()
 
@@ -65,12 +68,15 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
             while not stop.is_set():
                 try:
                     found = await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)
+                    if found and not await pause(stop, GATHER_SECONDS):
+                        for place, records in (await consumer.getmany()).items():
+                            found[place] = [*found.get(place, ()), *records]
                 except UnicodeDecodeError as error:  # As in kafka.passing_over; here the next word is seconds away.
                     _log.warning("head_not_readable", exc_info=error)
                     await consumer.seek_to_end()
                     continue
-                for place, records in found.items():
-                    await insist(lambda s=places[place], r=records: keep(setting.pool, s, r), stop, setting.metrics, "heads")  # type: ignore[misc]
+                said = {places[place]: records for place, records in found.items()}
+                await insist(lambda said=said: keep(setting.pool, said), stop, setting.metrics, "heads")  # type: ignore[misc]
         except StoppedError:
             return
         except (KafkaError, OSError, TimeoutError) as error:
@@ -82,23 +88,27 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
         seconds = min(2 * seconds, RETRY_SECONDS_MAX)
 
 
-async def keep(pool: Pool, source: str, records: Sequence[Any]) -> None:
-    """Keeps the newest of `records` that can be read."""
-    for record in reversed(records):
-        try:
-            said = HeadSaid.model_validate_json(record.value or b"")
-            chain_hash = bytes.fromhex(said.chain_hash)
-        except (ValidationError, ValueError) as error:
-            _log.warning("head_not_readable", source=source, exc_info=error)
-            continue
-        figures = to_json(said.figures).decode()
-        await pool.execute(_KEEP, source, said.log_id, said.head, said.sealed, said.published, chain_hash, said.time, figures)
-        return
+async def keep(pool: Pool, records: Mapping[str, Sequence[Any]]) -> None:
+    """Keeps of each source the newest of its `records` that can be read."""
+    rows = []
+    for source, its in records.items():
+        for record in reversed(its):
+            try:
+                said = HeadSaid.model_validate_json(record.value or b"")
+                chain_hash = bytes.fromhex(said.chain_hash)
+            except (ValidationError, ValueError) as error:
+                _log.warning("head_not_readable", source=source, exc_info=error)
+                continue
+            figures = to_json(said.figures).decode()
+            rows.append((source, said.log_id, said.head, said.sealed, said.published, chain_hash, said.time, figures))
+            break
+    if rows:
+        await pool.execute(_KEEP, *map(list, zip(*rows, strict=True)))
 
 
 _KEEP: Final = """
     INSERT INTO consumer.head (log, log_id, head, sealed, published, chain_hash, said_at, figures)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb)
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[], $7::timestamptz[], $8::jsonb[])
     ON CONFLICT (log) DO UPDATE SET log_id = excluded.log_id, head = excluded.head, sealed = excluded.sealed,
         published = excluded.published, chain_hash = excluded.chain_hash, said_at = excluded.said_at, figures = excluded.figures,
         seen_at = clock_timestamp()

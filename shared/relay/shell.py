@@ -29,7 +29,9 @@ TAIL_RECORDS: Final = 2 * PAGE_EVENTS_MAX
 HEADS_SECONDS: Final = 2.0
 GATHER_SECONDS: Final = 0.005
 """Pages are sealed at least this far apart under load; the first event after a rest does not wait."""
-POLL_SECONDS_MAX: Final = 1.0
+POLL_SECONDS_MAX: Final = 2.0
+"""How long the relay rests at most when nobody has said that there is something: as often as it says its heads."""
+AGAIN_SECONDS: Final = 1.0
 STOP_SECONDS_MAX: Final = 2.0
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -127,7 +129,7 @@ class Relay:
                 if step is Step.REST:
                     await wait(self._board.wake, min(idle, self._heads_due_at - monotonic()))
                 elif step is Step.WAIT_FOR_RECOVERY:
-                    await asyncio.sleep(POLL_SECONDS_MAX)
+                    await asyncio.sleep(AGAIN_SECONDS)
             except TRANSIENT as error:
                 cause = type(error).__name__
                 self._metrics.retries_total.labels(cause).inc()
@@ -330,7 +332,7 @@ class Relay:
         while True:
             with contextlib.suppress(*TRANSIENT):
                 await self._listen_once()
-            await asyncio.sleep(POLL_SECONDS_MAX)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def _listen_once(self) -> None:
         connection = await connect(self._dsn, f"{self._store.service}.relay.ears")

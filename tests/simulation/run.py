@@ -164,18 +164,22 @@ def _tail_cut(world: World, service: Service) -> None:
 
 
 def _record_withheld(world: World, service: Service) -> None:
-    if service.topic.records:
-        service.topic.put(world.chance.randrange(len(service.topic.records)), (), instead_of=1)
-        _made_anew(service)
+    if before := service.topic.records:
+        service.topic.put(world.chance.randrange(len(before)), (), instead_of=1)
+        _made_anew(service, before)
 
 
-def _made_anew(service: Service) -> None:
-    """A topic is rewritten by making it anew, and its records then lie elsewhere; by that the relay sees it.
+def _made_anew(service: Service, before: Sequence[Raw]) -> None:
+    """A topic is rewritten by making it anew, and its records then lie elsewhere than `before`; by that the relay sees it.
 
-    Were the last one that it has read where it was, it would go on from there. What is amiss before it is then found by `verify`, and by
-    whoever reads the topic from its start.
+    Were the last one that it has read, or a copy of it, where it was, it would go on from there. What is amiss before it is then found by
+    `verify`, and by whoever reads the topic from its start.
     """
     service.topic.put(0, [STRANGER] * 7)
+    while any(
+        list(one.headers) == list(other.headers) != STRANGER.headers for one, other in zip(before, service.topic.records, strict=False)
+    ):
+        service.topic.put(0, [STRANGER])
     _none_of_ours(service)
 
 
@@ -187,13 +191,13 @@ def _none_of_ours(service: Service) -> None:
 
 def _bad_copy(world: World, service: Service) -> None:
     """One bit of a payload is another one."""
-    if service.topic.records:
-        at = world.chance.randrange(len(service.topic.records))
-        record = service.topic.records[at]
+    if before := service.topic.records:
+        at = world.chance.randrange(len(before))
+        record = before[at]
         value = bytearray(record.value or b"")
         value[world.chance.randrange(len(value))] ^= 1 << world.chance.randrange(8)
         service.topic.put(at, [replace(record, value=bytes(value))], instead_of=1)
-        _made_anew(service)
+        _made_anew(service, before)
 
 
 def _page_repeated(world: World, service: Service) -> None:
@@ -204,9 +208,9 @@ def _page_repeated(world: World, service: Service) -> None:
 
 def _stranger_between(world: World, service: Service) -> None:
     """A record that no relay of ours has written; not at the end, where readers hold it for the next one, damaged, until that comes."""
-    if len(service.topic.records) > 1:
-        service.topic.put(world.chance.randint(1, len(service.topic.records) - 1), [STRANGER])
-        _made_anew(service)
+    if len(before := service.topic.records) > 1:
+        service.topic.put(world.chance.randint(1, len(before) - 1), [STRANGER])
+        _made_anew(service, before)
 
 
 def _second_owner(world: World, service: Service) -> None:

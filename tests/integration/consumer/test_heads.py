@@ -15,7 +15,7 @@ LOG_ID = str(uuid4())
 async def heard(base: Base, head: int, time: datetime) -> tuple[int, datetime]:
     """What is held for the newest word after one more was read."""
     word = {"log_id": LOG_ID, "head": head, "sealed": head, "published": head, "chain_hash": "00" * 32, "time": time.isoformat()}
-    await keep(base.pool, "hours", [Message(0, [], json.dumps(word).encode())])
+    await keep(base.pool, {"hours": [Message(0, [], json.dumps(word).encode())]})
     row = await base.pool.fetchrow("SELECT head, said_at FROM consumer.head WHERE log = 'hours'")
     assert row is not None
     return row["head"], row["said_at"]
