@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from shared.consumer.values import Reaction
+from shared.consumer.withdrawals import SOURCE
 from shared.contracts.topics import subscribed
 from shared.errors import NotCaughtUpError
 from shared.eventstore.values import EventStore
@@ -33,6 +34,8 @@ class Waits:
         self._inbox = frozenset(subscribed(f"{store.service}.inbox"))
         self._views = frozenset(subscribed(f"{store.service}.views"))
         self._roles = Gathered(self._read_roles)
+        # Who owns the roles asks its own log, which knows before anything has been read, and while Kafka is away.
+        self._select_roles = _SELECT_OWN_ROLES if store.service == SOURCE else _SELECT_ROLES
 
     async def for_lookups(self, tokens: Sequence[PositionToken], within_seconds: float) -> None:
         """Until the inbox has applied every token; a log that the inbox does not read changes no decision and is not waited for.
@@ -97,7 +100,7 @@ class Waits:
         return frozenset(row["key"] for row in rows)
 
     async def roles_of(self, person_id: UUID) -> Mapping[tuple[str, str], bool]:
-        """What registration has granted a person, role and unit, as far as this service has read: whether they hold it still."""
+        """What registration has granted a person, role and unit, as far as this service knows: whether they hold it still."""
         return await self._roles(person_id)
 
     async def device_of(self, key_digest: str) -> Device | None:
@@ -107,7 +110,7 @@ class Waits:
 
     async def _read_roles(self, persons: Sequence[UUID]) -> Sequence[Mapping[tuple[str, str], bool]]:
         found: dict[UUID, dict[tuple[str, str], bool]] = {each: {} for each in persons}
-        for row in await self._pool.fetch(_SELECT_ROLES, persons):
+        for row in await self._pool.fetch(self._select_roles, persons):
             found[row["subject"]][row["role"], row["unit"]] = row["is_held"]
         return list(found.values())
 
@@ -126,6 +129,14 @@ _SELECT_FRESHNESS: Final = """
     LEFT JOIN consumer.head AS head ON head.log = asked.source
     LEFT JOIN consumer.stopped AS stopped ON stopped.consumer = 'views' AND stopped.log = asked.source
     ORDER BY asked.source
+"""
+_SELECT_OWN_ROLES: Final = """
+    SELECT DISTINCT ON (event.stream_id, said.role, said.unit_code)
+           event.stream_id AS subject, said.role, said.unit_code AS unit, event.type = 'registration.role_granted' AS is_held
+    FROM es.event AS event
+    CROSS JOIN LATERAL jsonb_to_record(convert_from(event.payload, 'UTF8')::jsonb) AS said (role text, unit_code text)
+    WHERE event.category = 'role' AND event.stream_id = ANY ($1::uuid[])
+    ORDER BY event.stream_id, said.role, said.unit_code, event.version DESC
 """
 _SELECT_ROLES: Final = """
     SELECT subject, split_part(kind, ':', 2) AS role, split_part(kind, ':', 3) AS unit,

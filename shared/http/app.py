@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,17 +12,16 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.asyncapi import asyncapi
 from shared.http.api import Api
 from shared.http.commands import CommandRoutes
 from shared.http.documents import event_schema, openapi
-from shared.http.gate import Gate, Handler, guarded, http_exceptions
+from shared.http.gate import Gate, Handler, guarded, http_exceptions, security_headers
 from shared.http.page import Pages
 from shared.http.probes import is_ready
 from shared.http.problems import Catalogue, ProblemError, catalogue
-from shared.http.rates import Rates
 from shared.http.reads import AUDIT_ROLES, log_handler, query_handler, stream_handler
 from shared.metrics import CONTENT_TYPE, Metrics
 from shared.permissions import APART, EVERYBODY, REACH, Action, Role
@@ -46,13 +46,16 @@ def build_app(api: Api) -> FastAPI:
     _add_documents(routes, api, problems)
     _add_pages(routes, api, problems)
     _add_probes(routes, api)
+    targets = api.sign_in.form_targets if api.sign_in else ()
+    headers = security_headers(is_secure=api.forms.is_secure, form_targets=targets)
+    gate = partial(Gate, metrics=api.metrics, catalogue=problems, rates=api.rates, headers=headers)
     app = _App(
-        _ShortWay(routes.commands, api.metrics, problems, api.rates),
+        _ShortWay(routes.commands, gate),
         openapi_url=None,  # Ours is made from the tables, with every problem in it.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=[Middleware(Gate, api.metrics, problems, api.rates, api.sign_in.form_targets if api.sign_in else ())],
+        middleware=[Middleware(gate)],
         exception_handlers={HTTPException: http_exceptions(problems)},
     )
     app.router.routes.extend(routes.made)
@@ -81,12 +84,12 @@ class _App(FastAPI):
 class _ShortWay:
     """The commands by their addresses; an ASGI application for those that it `leads`."""
 
-    def __init__(self, commands: Mapping[str, Handler], metrics: Metrics, problems: Catalogue, rates: Rates) -> None:
+    def __init__(self, commands: Mapping[str, Handler], gate: Callable[[ASGIApp], Gate]) -> None:
         self._by_length: dict[int, list[tuple[list[str], Handler]]] = {}
         for path, handler in commands.items():
             parts = path.split("/")
             self._by_length.setdefault(len(parts), []).append((parts, handler))
-        self._gate = Gate(self._answer, metrics, problems, rates)
+        self._gate = gate(self._answer)
 
     def leads(self, scope: Scope) -> bool:
         """Whether the request is for a command, whose handler and path parameters the scope then holds."""

@@ -9,7 +9,7 @@ from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -40,11 +40,16 @@ TOKENS_KEPT_MAX: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who somebody is, as their token says, and as what they want to act, where it says that too. Nothing here is a right."""
+    """Who somebody is, as their token says, and as what they want to act, where it says that too. Nothing here is a right.
+
+    `vouched` are the roles (with units) that they held when our own issuer made the token, where it says so: no other counts by this token,
+    so that a role which was withdrawn ends with it even where nothing more is heard of the withdrawal.
+    """
 
     person_id: UUID
     role: Role | None = None
     unit: str = ""
+    vouched: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,9 @@ class Authenticator:
         try:
             person_id = issuer.person_of(claims["sub"])
             role = claims.get("role") if issuer.names_roles else None
+            vouched = claims.get("roles") if issuer.names_roles else None
             caller = Caller(person_id) if role is None else Caller(person_id, *acting(role, claims.get("unit")))
+            caller = caller if vouched is None else replace(caller, vouched=frozenset(str(each) for each in vouched))
         except (KeyError, ValueError, TypeError, AttributeError):
             raise ProblemError("token_invalid") from None
         return _Verified(caller, starts, ends, issuer, keys)

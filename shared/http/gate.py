@@ -1,6 +1,6 @@
 """What every request passes through: correlation and trace, counting, security headers, and errors turned into problems."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Literal
@@ -45,6 +45,18 @@ SECURITY_HEADERS: Final = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
+STRICT_SECONDS: Final = 365 * 24 * 3600
+
+
+def security_headers(*, is_secure: bool, form_targets: Sequence[str] = ()) -> Mapping[str, str]:
+    """What every answer carries. `form_targets` are other origins that a form may lead to by redirects.
+
+    With TLS a browser that has been here once comes back with TLS only.
+    """
+    strict = {"Strict-Transport-Security": f"max-age={STRICT_SECONDS}"} if is_secure else {}
+    return {**SECURITY_HEADERS, "Content-Security-Policy": " ".join((_POLICY, *form_targets)), **strict}
+
+
 _KEY: Final = "leifeng"
 _log = logs.logger()
 
@@ -66,12 +78,11 @@ def exchange_of(request: Request) -> Exchange:
 
 
 class Gate:
-    """What stands before every route. `form_targets` are other origins that a form may lead to by redirects."""
+    """What stands before every route: `headers` are what every answer carries."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue, rates: Rates, form_targets: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, catalogue: Catalogue, rates: Rates, headers: Mapping[str, str]) -> None:
         self._app = app
         self._rates = rates
-        headers = {**SECURITY_HEADERS, "Content-Security-Policy": " ".join((_POLICY, *form_targets))}
         self._headers = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
         self._metrics = metrics
         self._catalogue = catalogue

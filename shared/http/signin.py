@@ -104,7 +104,8 @@ class _Pages:
         if session is None:
             return self._form(request, following)
         response = RedirectResponse(following, 303)
-        token = self._in.signer.sign(session.person_id, session.acting)
+        held = await Deadline().meet(self._held(session.person_id))
+        token = self._in.signer.sign(session.person_id, session.acting, {session.acting} & held if session.acting else held)
         self._in.forms.set_cookie(response, TOKEN_COOKIE, token, LIFETIME_SECONDS_MAX)
         return response
 

@@ -1,6 +1,7 @@
 """Signs the installation's own tokens: fifteen minutes for one person, as what they ask where they chose that."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from time import time
 from typing import Any, Final
@@ -13,6 +14,8 @@ from joserfc.jwk import ECKey, OKPKey
 from shared.http.auth import AUDIENCE, LIFETIME_SECONDS_MAX
 from shared.settings import SettingsError, read_secret
 
+ROLES_MAX: Final = 50
+"""So that the token fits into a cookie. Who holds more chooses one."""
 _ALGORITHMS: Final = {"EC": "ES256", "OKP": "Ed25519"}
 
 
@@ -30,11 +33,12 @@ class Signer:
         except (ValueError, KeyError, TypeError, JoseError) as error:
             raise SettingsError(f"{key_file.name} holds no signing key: {type(error).__name__}") from None
 
-    def sign(self, person_id: UUID, acting: tuple[str, str] | None, *, seconds: int = LIFETIME_SECONDS_MAX) -> str:
-        """A token that counts from now on for so long."""
+    def sign(self, person_id: UUID, acting: tuple[str, str] | None, held: Collection[tuple[str, str]]) -> str:
+        """A token that counts from now on: for one role, or for those that the person holds."""
         now = int(time())
         claims: dict[str, Any] = {"iss": self._issuer, "aud": AUDIENCE, "sub": str(person_id)}
-        claims |= {"iat": now, "exp": now + seconds, "jti": str(uuid4())}
+        claims |= {"iat": now, "exp": now + LIFETIME_SECONDS_MAX, "jti": str(uuid4())}
+        claims["roles"] = [f"{role}@{unit}" for role, unit in sorted(held)[:ROLES_MAX]]
         if acting is not None:
             claims |= {"role": acting[0], "unit": acting[1]}
         return jwt.encode(self._head, claims, self._key, algorithms=[self._head["alg"]])

@@ -18,6 +18,7 @@ from shared.http.api import Api
 from shared.http.app import build_app
 from shared.http.deadline import Deadline
 from shared.http.door import Door, Roles
+from shared.http.forms import Forms
 from shared.http.rates import Rates
 from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Withdrawn, no_device
 from tests.integration.http.seats import LOG_ID
@@ -395,12 +396,28 @@ async def test_wrong_addresses_and_methods_are_problems_too(
     check_problem(await client.request(method, path), status, code)
 
 
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+
+
 async def test_every_answer_carries_the_security_headers(client: httpx.AsyncClient) -> None:
-    for path in ("/", "/nowhere", "/api/v1/balances", "/livez"):
-        headers = (await client.get(path)).headers
-        assert headers["content-security-policy"].startswith("default-src 'none'")
-        assert headers["x-content-type-options"] == "nosniff"
+    answers = [await client.get(path) for path in ("/", "/nowhere", "/api/v1/balances", "/livez", "/view/people")]
+    answers += [await client.post(SEATS, json=seat(), headers=headers) for headers in ({}, key())]
+    for headers in (each.headers for each in answers):
+        assert headers["content-security-policy"] == POLICY
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
         assert headers["cache-control"] == "no-store"
+        assert "server" not in headers
+        assert "strict-transport-security" not in headers, "without TLS it would lock browsers out"
+
+
+async def test_with_tls_a_browser_is_told_to_come_back_with_tls_only(api: Api, client: httpx.AsyncClient) -> None:
+    app = build_app(replace(api, forms=Forms(b"f" * 32, "https://leifeng.example")))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leifeng", headers=client.headers) as made:
+        for answer in (await made.get("/livez"), await made.post(SEATS, json=seat(), headers=key())):
+            assert answer.headers["strict-transport-security"] == "max-age=31536000"
 
 
 async def test_requests_are_counted_by_route_template(client: httpx.AsyncClient, app: FastAPI, api: Api) -> None:

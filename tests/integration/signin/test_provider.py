@@ -49,7 +49,9 @@ async def test_a_page_that_is_not_everybodys_asks_who_one_is_and_shows_itself_to
     assert str(shown.url) == page
     assert (shown.status_code, "role_not_allowed" in shown.text) == (403, True)
     await site.hold(provider.person_of("anna"), "unit_admin", UNIT)
-    assert (await browser.open(page)).status_code == 200
+    assert (await browser.open(page)).status_code == 403, "the token says what was held when it was made"
+    shown = await browser.click("/sign-in?")
+    assert (str(shown.url), shown.status_code) == (page, 200)
     await site.hold(provider.person_of("anna"), "unit_admin", UNIT, withdrawn=True)
     assert (await browser.open(page)).status_code == 403
 

@@ -78,14 +78,14 @@ def authenticator(tmp_path: Path, key: ECKey) -> Authenticator:
 def ask(key: ECKey, authenticator: Authenticator) -> Ask:
     """What somebody is let in as, or the code they are turned away with."""
 
-    async def asked(held: Roles | LookUp, roles: frozenset[Role] = ALL, acting_as: str | None = None, **claims: Any) -> Actor | str:
+    async def asked(held: Roles | LookUp, may: frozenset[Role] = ALL, acting_as: str | None = None, **claims: Any) -> Actor | str:
         now = int(time.time())
         said = {"iss": "issuer", "aud": "leifeng", "sub": str(PERSON), "iat": now, "exp": now + 60, **claims}
         token = jwt.encode({"typ": "at+jwt", "alg": "ES256", "kid": "one"}, said, key, algorithms=["ES256"])
         headers = {"authorization": f"Bearer {token}", **({"acting-as": acting_as} if acting_as is not None else {})}
         look_up = held if isinstance(held, LookUp) else LookUp(held)
         try:
-            return await Door(authenticator, look_up, DEVICES, now_).actor(Headers(headers), roles)
+            return await Door(authenticator, look_up, DEVICES, now_).actor(Headers(headers), may)
         except ProblemError as problem:
             return problem.code
 
@@ -123,6 +123,15 @@ async def test_acting_as_chooses_among_what_is_held_and_gives_nothing(ask: Ask) 
     assert await ask(held, acting_as=f"unit_admin@{HOME}", role="bureau_admin", unit=HOME) == Actor(PERSON, Role.UNIT_ADMIN, HOME)
     for wrong in ("", "unit_admin", "unit_admin@", f"emperor@{HOME}", f"system@{HOME}", f"public@{HOME}", "unit_admin@" + "x" * 101):
         assert await ask(held, acting_as=wrong) == "acting_as_invalid", wrong
+
+
+async def test_a_token_that_says_what_was_held_lets_nothing_else_count(ask: Ask) -> None:
+    held = {("unit_admin", HOME): True, ("bureau_admin", "water-bureau"): True}
+    assert await ask(held, roles=[f"unit_admin@{HOME}"]) == Actor(PERSON, Role.UNIT_ADMIN, HOME)
+    assert await ask(held, acting_as="bureau_admin@water-bureau", roles=[f"unit_admin@{HOME}"]) == "role_not_held"
+    assert await ask({("unit_admin", HOME): False}, acting_as=f"unit_admin@{HOME}", roles=[f"unit_admin@{HOME}"]) == "role_withdrawn"
+    assert await ask(held, ADMINS, roles=[]) == "role_not_allowed"
+    assert await ask(held, ADMINS, roles=7) == "token_invalid"
 
 
 async def test_a_role_that_may_not_is_turned_away_before_anything_is_looked_up(ask: Ask) -> None:
