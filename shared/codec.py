@@ -56,6 +56,17 @@ class Codec:
         marks = self._personal[event.TYPE]
         return frozenset(getattr(event, mark.subject) for name, mark in marks.items() if getattr(event, name) is not None)
 
+    def sealed_about(self, event_type: str, payload: bytes, person: UUID) -> frozenset[str] | None:
+        """The fields of a stored payload that are sealed about `person`; None for a type or a payload that cannot be read."""
+        marks = self._personal.get(event_type)
+        try:
+            body = from_json(payload)
+        except ValueError:
+            return None
+        if marks is None or not isinstance(body, dict):
+            return None
+        return frozenset(name for name, mark in marks.items() if str(body.get(mark.subject)) == str(person))
+
     def encode(self, event: Event, event_id: UUID, seal: Seal | None = None) -> bytes:
         """The bytes that are stored and published under `event_id`. `seal` is required where a personal field is filled (PayloadError)."""
         marks = self._personal[event.TYPE]

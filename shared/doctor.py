@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final, Literal
 
 from shared import kafka
 from shared.consumer.schema import definition_hash
 from shared.consumer.values import Projection
 from shared.contracts.topics import TOPICS
+from shared.erasures import compare
 from shared.errors import LeifengError
 from shared.migrate import MigrationSet, Roles, pending
 from shared.postgres import ABSENT, Connection, Pool
@@ -53,6 +55,7 @@ class Patient:
     key: KeyFile
     migrations: Sequence[MigrationSet]
     projections: Sequence[Projection]
+    erasures_file: Path | None = None
     free_gb: float | None = None
     """What is free on the database's disk; a database cannot be asked for it."""
 
@@ -72,6 +75,7 @@ async def examine(patient: Patient) -> AsyncIterator[Line]:
         ("clocks", _clocks),
         ("keys", _keys),
         ("escrow", _escrow),
+        ("erasures", _erasures),
         ("durability", _durability),
         ("disk", _disk),
         ("grants", _grants),
@@ -212,6 +216,20 @@ async def _escrow(patient: Patient) -> Line:
     return Line("ok", "escrow", f"key {current} lies with {who}, since {row['at']:%Y-%m-%d}")
 
 
+async def _erasures(patient: Patient) -> Line:
+    done = await patient.connection.fetchval("SELECT count(*) FROM keys.person WHERE destroyed_at IS NOT NULL")
+    if patient.erasures_file is None:
+        if done == 0:
+            return Line("ok", "erasures", "nobody was erased yet")
+        return Line("warn", "erasures", f"{done} persons were erased, and no list of them is kept outside (setting ERASURES_FILE)")
+    found = await compare(patient.connection, patient.service, patient.erasures_file)
+    if found.revived:
+        return Line("bad", "erasures", f"{len(found.revived)} persons were erased and have a key here: `erasures apply` destroys it again")
+    if found.missing:
+        return Line("warn", "erasures", f"{len(found.missing)} of {done} erased persons are not in the list outside: `erasures export`")
+    return Line("ok", "erasures", f"{found.listed} persons in the list outside, none of them has a key here")
+
+
 async def _durability(patient: Patient) -> Line:
     row = await patient.connection.fetchrow(_DURABILITY)
     assert row is not None
@@ -296,6 +314,7 @@ _APP: Final = {
     "consumer.position": frozenset({"SELECT", "INSERT", "UPDATE"}),
     "consumer.withdrawn": frozenset({"SELECT", "INSERT", "UPDATE"}),
     "consumer.head": frozenset({"SELECT", "INSERT", "UPDATE"}),
+    "consumer.erasure": frozenset({"SELECT", "INSERT", "UPDATE"}),
     "consumer.parked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
     "consumer.blocked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
     "consumer.deadline": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),

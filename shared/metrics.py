@@ -172,6 +172,15 @@ class Metrics:
         Gauge, ("schema",), zh="读模型重建进度", en="Share of the logs that the read models under construction have applied"
     )
     deadlines_due = _Declared(Gauge, zh="已到期未处理的期限", en="Deadlines that are due and not yet fired")
+    erasures_open = _Declared(
+        Gauge,
+        ("state",),
+        zh="未完成的个人信息删除: requested 待第二人批准, erased 已批准, 待各服务回执",
+        en="Erasures under way: requested (waits for a second person), erased (waits for the receipts of all services)",
+    )
+    erasure_oldest_timestamp_seconds = _Declared(
+        Gauge, ("state",), zh="最早的未完成删除自何时起, 没有则为 0", en="Since when the oldest of them has waited, 0 when there is none"
+    )
     ledger_imbalance_minutes = _Declared(Gauge, zh="时长账不平的分钟数, 必须为 0", en="Sum of all ledger postings, which must be 0")
     reconciliation_difference = _Declared(
         Gauge,

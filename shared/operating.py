@@ -4,13 +4,14 @@ import asyncio
 import getpass
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
-from shared import states
+from shared import erasures, states
 from shared.application import Claims
 from shared.codec import Codec
 from shared.consumer.figures import LOOK_SECONDS, Compared, compare
@@ -99,6 +100,7 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
         wanted = Wanted(code, command, unit, person, correlation_id)
         run(lambda settings: with_owner(service, settings, lambda connection: _refusals(connection, wanted, limit)))
 
+    _add_erasures(app, operated, run)
     log = typer.Typer(no_args_is_help=True, help="The state of the log.")
     app.add_typer(log, name="log")
 
@@ -131,6 +133,27 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
         run(lambda settings: _changing(service, settings, lambda c: states.resume_role(c, name, Because(by, reason))))
 
 
+def _add_erasures(app: typer.Typer, operated: Operated, run: Run) -> None:
+    service = operated.name
+    erasing = typer.Typer(no_args_is_help=True, help="Who was erased: under way, and in a list outside the database.")
+    app.add_typer(erasing, name="erasures")
+
+    @erasing.command(name="list")
+    def list_() -> None:
+        """The erasures under way: by state, since when, of whom (a random id)."""
+        run(lambda settings: with_owner(service, settings, _erasures_under_way))
+
+    @erasing.command()
+    def export() -> None:
+        """Bring the list outside the database (setting ERASURES_FILE) up to the database."""
+        run(lambda settings: with_owner(service, settings, lambda connection: _export_erasures(connection, service, settings)))
+
+    @erasing.command(name="apply")
+    def apply_() -> None:
+        """Destroy again the keys of who stands in the list and was brought back by an older copy; `recover` does it too."""
+        run(lambda settings: _apply_erasures(operated, settings))
+
+
 async def _doctor(operated: Operated, settings: Settings, free_gb: float | None) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
     bad = False
@@ -152,6 +175,7 @@ async def _doctor(operated: Operated, settings: Settings, free_gb: float | None)
                 key=KeyFile(settings.key_file),
                 migrations=operated.migrations,
                 projections=operated.consumers.projections,
+                erasures_file=settings.erasures_file,
                 free_gb=free_gb,
             )
             async for line in examine(patient):
@@ -234,11 +258,51 @@ async def _recover(operated: Operated, settings: Settings, because: Because, *, 
         raise typer.Exit(1) from None
     finally:
         await connection.close(timeout=5)
+    if settings.erasures_file is not None:
+        await _apply_erasures(operated, settings)
     typer.echo(f"open at position {done.head}: the copy held {done.restored_head}, {done.head - done.restored_head} came back from Kafka")
     if done.lost:
         typer.echo(f"lost: {done.lost} events after position {done.head} were acknowledged and had not reached Kafka")
     for person in done.without_keys:
         typer.echo(f"key lost, sealed fields read null, claims not rebuilt: {person}")
+
+
+async def _erasures_under_way(connection: Connection) -> None:
+    for row in await connection.fetch(_UNDER_WAY):
+        typer.echo(f"{row['state']:<10} since {row['since']:%Y-%m-%d %H:%M}  {row['subject']}")
+
+
+async def _export_erasures(connection: Connection, service: str, settings: Settings) -> None:
+    path = _erasures_file(settings)
+    try:
+        listed, fresh = await erasures.export(connection, service, path)
+    except erasures.ErasureListError as error:
+        raise StateError(str(error)) from None
+    typer.echo(f"{path.name} lists {listed} erased persons, {fresh} of them new")
+
+
+async def _apply_erasures(operated: Operated, settings: Settings) -> None:
+    dsn, path = settings.postgres_dsn.get_secret_value(), _erasures_file(settings)
+    async with open_pool(dsn, f"{operated.name} erasures", 1, role=(await roles_at(dsn)).app) as pool, pool.acquire() as connection:
+        keys, codec = PersonalKeys(pool, KeyFile(settings.key_file)), Codec(EVENTS, UPCASTERS)
+        try:
+            again = await erasures.apply(connection, keys, operated.consumers, codec, path)
+        except erasures.ErasureListError as error:
+            typer.echo(error, err=True)
+            raise typer.Exit(1) from None
+    for person in again:
+        typer.echo(f"erased again: {person}")
+    typer.echo(f"{len(again)} persons of {path.name} had come back")
+
+
+def _erasures_file(settings: Settings) -> Path:
+    if settings.erasures_file is None:
+        typer.echo("the setting ERASURES_FILE says where the list is, and is not there", err=True)
+        raise typer.Exit(2)
+    return settings.erasures_file
+
+
+_UNDER_WAY: Final = "SELECT subject, state, since FROM consumer.erasure WHERE state IN ('requested', 'erased') ORDER BY since"
 
 
 async def _refusals(connection: Connection, wanted: Wanted, limit: int) -> None:

@@ -277,6 +277,7 @@ async def _read_anew(work: Rebuilding, stop: asyncio.Event) -> bool:
                 await owner.execute(f"DELETE FROM consumer.{table} WHERE consumer = $1 AND log = $2", part.consumer, part.source)  # noqa: S608
         if any(part.consumer == "withdrawals" for part in parts):
             await owner.execute("DELETE FROM consumer.withdrawn")
+            await owner.execute("DELETE FROM consumer.erasure")
         for each in tables:
             await owner.execute(f"DELETE FROM {each}")  # noqa: S608
     over = asyncio.Event()

@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     cipher: Literal["aes-256-gcm", "sm4-gcm"] = Field(
         default="aes-256-gcm", description="what new personal texts are sealed with; what was sealed with the other is read all the same"
     )
+    erasures_file: Path | None = Field(
+        default=None,
+        description="list of who was erased, on another disk than the database: `erasures export` writes, `recover` reads it",
+    )
     token_keys_file: Path = Field(description="JWKS file with the public keys of the token issuer")
     token_issuer: str = Field(description="the `iss` that tokens must name")
     requests_per_minute_per_address: int = Field(default=3000, ge=0, description="for one address in one process; 0 for no limit")

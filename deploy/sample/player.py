@@ -43,7 +43,7 @@ _COME_BACK: Final = frozenset(
 
 
 REACTING: Final[Mapping[str, frozenset[str]]] = {
-    "registration": frozenset({"registration"}),
+    "registration": frozenset({"registration", "hours", "recognition"}),
     "hours": frozenset({"hours"}),
     "recognition": frozenset({"hours", "recognition"}),
 }

@@ -13,7 +13,7 @@ from services.recognition.domain.star import Confirmed, Stars
 from shared.application import Aggregate, Asked, Claims, Plan, UseCase
 from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
-from shared.contracts.recognition import StarPolicyAdopted
+from shared.contracts.recognition import PersonalDataPurged, StarPolicyAdopted
 from shared.envelope import Stream
 from shared.errors import BehindParkedError
 from shared.files import read_file
@@ -21,6 +21,8 @@ from shared.permissions import Role
 
 STAR: Final = Aggregate("star", Stars(), star.evolve)
 STAR_POLICY: Final = Aggregate("star_policy", StarPolicies(), policy.evolve)
+ERASURE: Final[Aggregate[bool]] = Aggregate("recognition_erasure", False, lambda _state, _event: True)
+"""Whether a person's data are gone."""
 
 
 class LookUps(Protocol):
@@ -146,7 +148,32 @@ REASSESS_STARS: Final[UseCase[Reassess, LookUps]] = UseCase(
     title_en="Reassess the stars held",
 )
 
-USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (ADOPT_STAR_POLICY, APPLY_FOR_STAR, REASSESS_STARS)
+
+class AcknowledgeErasure(BaseModel):
+    """确认已清除: what this service held of a person is gone, after the erasure at this position of registration's log."""
+
+    erased_position: int
+
+
+async def _acknowledge_erasure(asked: Asked[AcknowledgeErasure], _lookups: LookUps) -> Plan[bool]:
+    """Asked once `withdrawals` has destroyed the key and emptied the rows, in one transaction with that."""
+    volunteer_id = asked.ids["volunteer_id"]
+    purged = PersonalDataPurged(volunteer_id=volunteer_id, erased_position=asked.body.erased_position)
+    return Plan(Stream("recognition_erasure", volunteer_id), ERASURE, lambda is_purged: [] if is_purged else [purged])
+
+
+ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = UseCase(
+    name="acknowledge_erasure",
+    path=None,
+    body=AcknowledgeErasure,
+    roles=frozenset({Role.SYSTEM}),
+    plan=_acknowledge_erasure,
+    refusals=(),
+    title_zh="确认已清除",
+    title_en="Acknowledge an erasure",
+)
+
+USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (ADOPT_STAR_POLICY, APPLY_FOR_STAR, REASSESS_STARS, ACKNOWLEDGE_ERASURE)
 
 IMPORTS: Final[frozenset[str]] = frozenset()
 """A policy file is small: it fits an ordinary command."""

@@ -20,12 +20,14 @@ from shared.contracts.registration import (
     ConsentKind,
     DeviceKeyIssued,
     DeviceLoss,
+    ErasureDeclineReason,
     PersonalDataErased,
     Position,
     RoleGranted,
     RoleWithdrawn,
     VolunteerRegistered,
 )
+from shared.contracts.topics import SERVICES
 from shared.envelope import Stream
 from shared.permissions import Role
 
@@ -122,6 +124,31 @@ class WithdrawConsent(BaseModel):
     """One thing that the person no longer agrees to."""
 
     consent: ConsentKind
+
+
+class RequestErasure(BaseModel):
+    """Why the person's data are to be erased; it goes with them."""
+
+    reason: Line | None = None
+
+
+class DeclineErasure(BaseModel):
+    """Why they are not erased."""
+
+    reason_code: ErasureDeclineReason
+
+
+class AcknowledgeErasure(BaseModel):
+    """What this service held of a person is gone, after the erasure at this position of registration's log."""
+
+    erased_position: int
+
+
+class RecordErasureReceipt(BaseModel):
+    """Another service says that it has done its part, at this position of its log."""
+
+    service: Literal["hours", "recognition"]
+    position: int
 
 
 class Nothing(BaseModel):
@@ -303,7 +330,7 @@ async def _register_volunteer(asked: Asked[RegisterVolunteer], lookups: LookUps)
 
 async def _give_consent(asked: Asked[GiveConsent], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
     volunteer_id, body = asked.ids["volunteer_id"], asked.body
-    command = volunteer.GiveConsent(volunteer_id, asked.actor, body.consent, body.text_version, body.guardian_name)
+    command = volunteer.GiveConsent(volunteer_id, asked.actor, body.consent, body.text_version, body.guardian_name, civil_date(asked.now))
     return _on_volunteer(volunteer_id, command)
 
 
@@ -317,9 +344,32 @@ async def _leave_programme(asked: Asked[Nothing], _lookups: LookUps) -> Plan[vol
     return _on_volunteer(volunteer_id, volunteer.LeaveProgramme(volunteer_id, asked.actor))
 
 
-async def _erase_personal_data(asked: Asked[Nothing], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+async def _request_erasure(asked: Asked[RequestErasure], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
     volunteer_id = asked.ids["volunteer_id"]
-    return _on_volunteer(volunteer_id, volunteer.ErasePersonalData(volunteer_id, asked.actor))
+    return _on_volunteer(volunteer_id, volunteer.RequestErasure(volunteer_id, asked.actor, asked.body.reason))
+
+
+async def _approve_erasure(asked: Asked[Nothing], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    volunteer_id = asked.ids["volunteer_id"]
+    return _on_volunteer(volunteer_id, volunteer.ApproveErasure(volunteer_id, asked.actor))
+
+
+async def _decline_erasure(asked: Asked[DeclineErasure], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    volunteer_id = asked.ids["volunteer_id"]
+    return _on_volunteer(volunteer_id, volunteer.DeclineErasure(volunteer_id, asked.actor, asked.body.reason_code))
+
+
+async def _acknowledge_erasure(asked: Asked[AcknowledgeErasure], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    return _on_receipt(asked, "registration", asked.body.erased_position)
+
+
+async def _record_erasure_receipt(asked: Asked[RecordErasureReceipt], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
+    return _on_receipt(asked, asked.body.service, asked.body.position)
+
+
+def _on_receipt(asked: Asked[Any], service: str, position: int) -> Plan[volunteer.Volunteer]:
+    volunteer_id = asked.ids["volunteer_id"]
+    return _on_volunteer(volunteer_id, volunteer.RecordReceipt(volunteer_id, asked.actor, service, position, frozenset(SERVICES)))
 
 
 def _on_activity(activity_id: UUID, command: activity.ActivityCommand, *, keep_answer: bool = True) -> Plan[activity.Activity | None]:
@@ -441,6 +491,24 @@ GRANT_ROLE: Final[UseCase[GrantRole, LookUps]] = UseCase(
     "grant_role", "/people/{person_id}/roles", GrantRole, _BUREAU, _grant_role, ("unit_unknown",), "授权", "Grant a role"
 )
 
+_ERASURE: Final = (*_RECORD, "erasure_not_requested")
+
+ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = UseCase(
+    "acknowledge_erasure",
+    None,
+    AcknowledgeErasure,
+    _SYSTEM,
+    _acknowledge_erasure,
+    ("volunteer_unknown",),
+    "确认已清除",
+    "Acknowledge an erasure",
+)
+
+RECORD_ERASURE_RECEIPT: Final[UseCase[RecordErasureReceipt, LookUps]] = UseCase(
+    "record_erasure_receipt", None, RecordErasureReceipt, _SYSTEM, _record_erasure_receipt, ("volunteer_unknown",),
+    "登记删除回执", "Record another service's receipt of an erasure",
+)  # fmt: skip
+
 RELEASE_SEAT: Final[UseCase[ReleaseSeat, LookUps]] = UseCase(
     "release_seat", None, ReleaseSeat, _SYSTEM, _release_seat, (*_SEATS, "not_enrolled"), "收回名额", "Give back a seat"
 )
@@ -468,12 +536,13 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
     UseCase(
         "register_volunteer", "/volunteers", RegisterVolunteer, _PERSONS, _register_volunteer,
         (*_RECORD, "already_registered", "unit_unknown", "id_number_invalid", "id_number_differs", "phone_invalid", "no_consent",
+         "too_young_to_be_named",
          "id_number_taken", "volunteer_number_taken"),
         "志愿者注册", "Register a volunteer, by consent",
     ),
     UseCase(
         "give_consent", "/volunteers/{volunteer_id}/consents", GiveConsent, _PERSONS, _give_consent,
-        (*_RECORD, "volunteer_left", "no_consent"), "同意", "Give a consent",
+        (*_RECORD, "volunteer_left", "no_consent", "too_young_to_be_named"), "同意", "Give a consent",
     ),
     UseCase(
         "withdraw_consent", "/volunteers/{volunteer_id}/consents/withdraw", WithdrawConsent, _PERSONS, _withdraw_consent,
@@ -481,9 +550,19 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
     ),
     UseCase("leave_programme", "/volunteers/{volunteer_id}/leave", Nothing, _PERSONS, _leave_programme, _RECORD, "退出", "Leave"),
     UseCase(
-        "erase_personal_data", "/volunteers/{volunteer_id}/erase", Nothing, _ERASERS, _erase_personal_data,
-        _RECORD, "删除个人信息", "Erase personal data",
+        "request_erasure", "/volunteers/{volunteer_id}/erasure", RequestErasure, _ERASERS, _request_erasure,
+        _RECORD, "申请删除个人信息", "Ask for the erasure of a person's data",
     ),
+    UseCase(
+        "approve_erasure", "/volunteers/{volunteer_id}/erasure/approve", Nothing, _BUREAU, _approve_erasure,
+        (*_ERASURE, "approver_is_subject", "approver_is_requester"), "批准删除个人信息", "Approve an erasure, as the second person",
+    ),
+    UseCase(
+        "decline_erasure", "/volunteers/{volunteer_id}/erasure/decline", DeclineErasure, _ERASERS, _decline_erasure,
+        (*_ERASURE, "not_own_decision"), "不予删除个人信息", "Decline an erasure, or take the request back",
+    ),
+    ACKNOWLEDGE_ERASURE,
+    RECORD_ERASURE_RECEIPT,
     UseCase(
         "publish_activity", "/activities", PublishActivity, _ORGANISERS, _publish_activity,
         ("wrong_unit", "unit_unknown", "end_before_start", "activity_too_long", "start_in_past", "programme_word_unknown",
@@ -533,6 +612,11 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "volunteer_unknown": RefusalText(404, "没有此志愿者", "There is no such volunteer"),
     "volunteer_left": RefusalText(409, "该志愿者已退出", "The volunteer has left the programme"),
     "person_erased": RefusalText(410, "该人的个人信息已删除", "The person's data was erased"),
+    "erasure_not_requested": RefusalText(409, "没有待批准的删除申请", "No erasure of this person's data waits for anybody"),
+    "approver_is_subject": RefusalText(403, "不得批准本人的删除申请", "Whose data it is does not approve their erasure"),
+    "approver_is_requester": RefusalText(403, "申请人不得批准", "Who asked for an erasure does not approve it"),
+    "not_own_decision": RefusalText(403, "本人只能撤回申请", "The person may take the request back; only the bureau declines it"),
+    "too_young_to_be_named": RefusalText(422, "未满十四周岁不得公开姓名", "Nobody under 14 is named in public, whoever consents"),
     "record_parked": RefusalText(409, "该志愿者的记录待人工处理", "The volunteer's record is parked; nothing can be decided on it now"),
     "already_registered": RefusalText(409, "已注册为志愿者", "The person is a volunteer already"),
     "id_number_invalid": RefusalText(422, "身份证号不正确", "The ID number is not one: its date or check digit is wrong"),

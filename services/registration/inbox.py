@@ -7,10 +7,18 @@ from typing import Any, Final, Literal, LiteralString
 from uuid import UUID
 
 from services.registration import application
-from services.registration.application import EXPIRE_OFFER, RELEASE_SEAT, ExpireOffer, ReleaseSeat
+from services.registration.application import (
+    EXPIRE_OFFER,
+    RECORD_ERASURE_RECEIPT,
+    RELEASE_SEAT,
+    ExpireOffer,
+    RecordErasureReceipt,
+    ReleaseSeat,
+)
 from services.registration.domain.activity import Person, SeatElsewhere, WordKind
 from shared.application import Command
 from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, LookUp, NotYetError, Reaction
+from shared.contracts import hours, recognition
 from shared.contracts.registration import (
     ActivityCancelled,
     ActivityHeld,
@@ -209,6 +217,20 @@ async def release_seats(fact: Fact, look_ups: application.LookUps, _lack_is_fact
             return []
 
 
+async def record_receipt(fact: Fact, _look_ups: application.LookUps, _lack_is_fact: bool) -> Sequence[Command]:
+    """Another service has destroyed its key of an erased person, and says so."""
+    match fact.event:
+        case hours.PersonalDataPurged(volunteer_id=who):
+            return [
+                Command(RECORD_ERASURE_RECEIPT, RecordErasureReceipt(service="hours", position=fact.record.position), {"volunteer_id": who})
+            ]
+        case recognition.PersonalDataPurged(volunteer_id=who):
+            body = RecordErasureReceipt(service="recognition", position=fact.record.position)
+            return [Command(RECORD_ERASURE_RECEIPT, body, {"volunteer_id": who})]
+        case _:
+            return []
+
+
 LOOK_UPS: Final = (LookUp("registration", fold, ("units", "words", "volunteers", "activities", "enrollments")),)
 
 REACTIONS: Final[tuple[Reaction[Any], ...]] = (
@@ -218,6 +240,8 @@ REACTIONS: Final[tuple[Reaction[Any], ...]] = (
         frozenset({VolunteerDeregistered.TYPE, ConsentWithdrawn.TYPE, EnrollmentAccepted.TYPE, EnrollmentWaitlisted.TYPE}),
         release_seats,
     ),
+    Reaction("record_hours_receipt", "hours", frozenset({hours.PersonalDataPurged.TYPE}), record_receipt),
+    Reaction("record_recognition_receipt", "recognition", frozenset({recognition.PersonalDataPurged.TYPE}), record_receipt),
 )
 
 _OF_VOLUNTEERS: Final = VolunteerRegistered | ConsentGiven | ConsentWithdrawn | VolunteerDeregistered | PersonalDataErased

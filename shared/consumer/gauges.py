@@ -38,6 +38,9 @@ async def refresh(setting: Setting, clock: Clock) -> None:
         metrics.parked_keys.labels(consumer, reason).set(keys)
         metrics.parked_messages.labels(consumer, reason).set(events)
         metrics.parked_oldest_timestamp_seconds.labels(consumer, reason).set(first_at.timestamp())
+    for state, erasures, oldest in found["erasures"]:
+        metrics.erasures_open.labels(state).set(erasures)
+        metrics.erasure_oldest_timestamp_seconds.labels(state).set(oldest.timestamp() if oldest is not None else 0)
     metrics.deadlines_due.set(found["due"])
 
 
@@ -70,6 +73,10 @@ _ALL: Final = """
             LEFT JOIN consumer.head AS head USING (log)
             WHERE built.building GROUP BY built.schema
         ) AS rebuilds,
+        ARRAY(
+            SELECT (asked.state, count(erasure.subject), min(erasure.since))
+            FROM (VALUES ('requested'::text), ('erased')) AS asked (state) LEFT JOIN consumer.erasure USING (state) GROUP BY asked.state
+        ) AS erasures,
         ARRAY(SELECT (consumer, count(*)) FROM consumer.discarded GROUP BY consumer) AS discarded,
         ARRAY(SELECT (consumer, log, reason) FROM consumer.stopped WHERE consumer NOT LIKE 'views@%') AS stopped,
         (SELECT count(*) FROM consumer.deadline WHERE due_at <= $2) AS due

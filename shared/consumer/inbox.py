@@ -108,7 +108,7 @@ def deadline_fold(say: Deadlines) -> Fold:
                 continue
             record, command = fact.record, each.command
             await connection.execute(
-                _SET_DEADLINE, each.name, each.key, each.due_at, command.use_case.name, to_json(dict(command.ids)).decode(),
+                SET_DEADLINE, each.name, each.key, each.due_at, command.use_case.name, to_json(dict(command.ids)).decode(),
                 command.body.model_dump_json(), record.event_id, record.position, record.correlation_id, record.traceparent,
             )  # fmt: skip
 
@@ -325,7 +325,7 @@ class Reactor(Generic[L]):
         return await insist(step, self._stop, self._metrics, "reaction", (*FINAL, *DETERMINISTIC, CallerError, StoppedError))
 
 
-_SET_DEADLINE: Final = """
+SET_DEADLINE: Final = """
     INSERT INTO consumer.deadline (name, key, due_at, use_case, ids, body, set_by, set_at, correlation_id, traceparent)
     VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb, $7, $8, $9, $10)
     ON CONFLICT (name, key) DO UPDATE SET due_at = excluded.due_at, use_case = excluded.use_case, ids = excluded.ids, body = excluded.body,

@@ -181,6 +181,17 @@ class ServiceTimeReversed(Event):
     approver_id: UUID
 
 
+class PersonalDataPurged(Event):
+    """个人信息已清除: this service has destroyed the key of a person whose erasure stands at `erased_position` of registration's log, and
+    emptied what it showed and held back of them.
+    """
+
+    TYPE: ClassVar[str] = "hours.personal_data_purged"
+
+    volunteer_id: UUID
+    erased_position: int
+
+
 EVENTS: Final[tuple[type[Event], ...]] = (
     HoursPolicyAdopted,
     CheckedIn,
@@ -190,6 +201,7 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     ServiceTimeConfirmed,
     ServiceTimeCorrected,
     ServiceTimeReversed,
+    PersonalDataPurged,
 )
 
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {}

@@ -74,6 +74,17 @@ class StarWithdrawn(Event):
     hours_position: int
 
 
-EVENTS: Final[tuple[type[Event], ...]] = (StarPolicyAdopted, StarGranted, StarDeclined, StarWithdrawn)
+class PersonalDataPurged(Event):
+    """个人信息已清除: this service has destroyed the key of a person whose erasure stands at `erased_position` of registration's log, and
+    emptied what it showed and held back of them.
+    """
+
+    TYPE: ClassVar[str] = "recognition.personal_data_purged"
+
+    volunteer_id: UUID
+    erased_position: int
+
+
+EVENTS: Final[tuple[type[Event], ...]] = (StarPolicyAdopted, StarGranted, StarDeclined, StarWithdrawn, PersonalDataPurged)
 
 UPCASTERS: Final[dict[tuple[str, int], Upcaster]] = {}

@@ -144,6 +144,8 @@ class VolunteerRegistered(Event):
     is_minor: bool
     skills: PersonalText
     """One skill a line, in the words of who registered."""
+    is_place_known: bool = True
+    """Whether the ID number begins with the code of a place; a warning and no error, for codes come and go (GB 11643)."""
 
 
 class ConsentGiven(Event):
@@ -182,14 +184,58 @@ class VolunteerDeregistered(Event):
     volunteer_id: UUID
 
 
+ErasureDeclineReason = Literal["taken_back", "identity_not_proven", "kept_by_law"]
+"""Why a person's data are not erased: the person took the request back, was not who they said, or a law demands that the data be kept."""
+
+
+class ErasureRequested(Event):
+    """已申请删除个人信息: the person, or somebody for them, wants their data erased; another person has to approve it."""
+
+    TYPE: ClassVar[str] = "registration.erasure_requested"
+
+    volunteer_id: UUID
+    requested_by: UUID
+    reason: PersonalText
+
+
+class ErasureDeclined(Event):
+    """未删除个人信息: the request was taken back or refused; it may be made again."""
+
+    TYPE: ClassVar[str] = "registration.erasure_declined"
+
+    volunteer_id: UUID
+    reason_code: ErasureDeclineReason
+
+
 class PersonalDataErased(Event):
-    """个人信息已删除: the person's keys are to be destroyed in every service (D8, D12)."""
+    """个人信息已删除: a second person approved it, and the person's keys are to be destroyed in every service (D8, D12)."""
 
     TYPE: ClassVar[str] = "registration.personal_data_erased"
 
     volunteer_id: UUID
     id_number: PersonalText = None
     """Said once more, sealed, so that the claim on it is given back as a function of this event; it reads None once the key is gone."""
+
+
+class ErasureReceiptRecorded(Event):
+    """已收到删除回执: one service has destroyed the person's key and emptied what it showed of them.
+
+    `receipt_position` is where it says so in its own log; for registration itself that of the erasure.
+    """
+
+    TYPE: ClassVar[str] = "registration.erasure_receipt_recorded"
+
+    volunteer_id: UUID
+    service: str
+    receipt_position: int
+
+
+class ErasureCompleted(Event):
+    """删除已完成: every service has said so; this is the end of it, and the proof."""
+
+    TYPE: ClassVar[str] = "registration.erasure_completed"
+
+    volunteer_id: UUID
 
 
 class Position(Part):
@@ -342,7 +388,11 @@ EVENTS: Final[tuple[type[Event], ...]] = (
     GuardianConsentRecorded,
     ConsentWithdrawn,
     VolunteerDeregistered,
+    ErasureRequested,
+    ErasureDeclined,
     PersonalDataErased,
+    ErasureReceiptRecorded,
+    ErasureCompleted,
     ActivityPublished,
     CapacityChanged,
     EnrollmentAccepted,

@@ -62,8 +62,10 @@ CATEGORIES: Final[Mapping[str, Category]] = {
         Category("hours_policy", "hours", None),
         Category("attendance", "hours", "volunteer_id"),
         Category("account", "hours", "volunteer_id"),
+        Category("hours_erasure", "hours", "volunteer_id"),
         Category("star_policy", "recognition", None),
         Category("star", "recognition", "volunteer_id"),
+        Category("recognition_erasure", "recognition", "volunteer_id"),
     )
 }
 
@@ -95,7 +97,10 @@ _WITHDRAWALS: Final = _types(
     registration.ConsentGiven,
     registration.ConsentWithdrawn,
     registration.VolunteerDeregistered,
+    registration.ErasureRequested,
+    registration.ErasureDeclined,
     registration.PersonalDataErased,
+    registration.ErasureCompleted,
 )
 
 SUBSCRIPTIONS: Final[tuple[Subscription, ...]] = (
@@ -103,6 +108,8 @@ SUBSCRIPTIONS: Final[tuple[Subscription, ...]] = (
     Subscription("registration.views", "hours", _types(hours.ServiceTimeConfirmed, hours.ServiceTimeCorrected, hours.ServiceTimeReversed)),
     Subscription("registration.views", "recognition", _types(recognition.StarGranted, recognition.StarWithdrawn)),
     Subscription("registration.inbox", "registration", _types(*registration.EVENTS)),
+    Subscription("registration.inbox", "hours", _types(hours.PersonalDataPurged)),
+    Subscription("registration.inbox", "recognition", _types(recognition.PersonalDataPurged)),
     Subscription("registration.withdrawals", "registration", _WITHDRAWALS),
     Subscription("hours.views", "hours", _types(*hours.EVENTS)),
     Subscription("hours.views", "registration", _types(registration.UnitRegistered, registration.ActivityPublished)),

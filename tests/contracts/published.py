@@ -152,6 +152,7 @@ _WORDS: Final[Mapping[str, Any]] = {
     "month": 3,
     "day": 22,
     "stars": 1,
+    "service": "hours",
     "postings": ({"account": "served", "minutes": -90}, {"account": "timed", "minutes": 90}),
     "thresholds_minutes": (6000, 18000, 36000, 60000, 90000),
 }

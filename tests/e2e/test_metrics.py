@@ -214,6 +214,7 @@ _STOPPED: Final = (
     "integration/consumer/test_parking.py::test_what_stands_still_and_what_was_given_up_is_shown_by_metrics_and_with_every_answer"
 )
 _PARKED: Final = f"{_VIEWS}test_parked_keys_and_due_deadlines_are_shown_and_go_when_they_are_gone"
+_ERASED: Final = "integration/consumer/test_withdrawals.py::test_an_erasure_is_shown_while_it_waits_for_somebody"
 _OPERATOR: Final = "e2e/test_metrics.py::test_what_an_operator_closes_and_pauses_is_shown_until_it_is_undone"
 
 ELSEWHERE: Final[Mapping[str, str]] = {
@@ -231,6 +232,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "parked_messages": _PARKED,
     "parked_oldest_timestamp_seconds": _PARKED,
     "deadlines_due": _PARKED,
+    "erasures_open": _ERASED,
+    "erasure_oldest_timestamp_seconds": _ERASED,
     "discarded_messages": _STOPPED,
     "consumer_stopped": _STOPPED,
     "projection_definition_changed": f"{_VIEWS}test_read_models_of_other_definitions_stand_still_until_they_are_rebuilt",

@@ -1,7 +1,9 @@
 """What is written about a person is sealed in every log, said in no line of any process, and gone from every view once it is erased."""
 
+import asyncio
 from datetime import date
-from typing import Final
+from time import monotonic
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,9 +12,11 @@ from deploy.local.environment import SERVICES
 from deploy.sample.year import id_number
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import UNIT, Activity, Stage, Volunteer, accepted, on
+from tests.integration.recover.conftest import run
 
 CANARIES: Final = {field: f"canary-{uuid4().hex}" for field in ("name", "guardian", "skill", "override", "role")}
 """A text for each field that takes words about a person."""
+COMPLETED_WITHIN_S: Final = 30.0
 SHOWN_TO_STAFF: Final = {"skill", "override"}
 
 
@@ -70,9 +74,32 @@ async def test_texts_about_a_person_are_clear_in_no_log_and_gone_from_every_view
     assert await _found(stack, ("es", "consumer", "keys", "lookup")) == set()
     assert await _found(stack, ("api",)) == SHOWN_TO_STAFF
     assert _logged(stack) == set()
-    refused = await command(stage.leader("registration"), f"/volunteers/{person}/erase", {})
+    refused = await command(stage.leader("registration"), f"/volunteers/{person}/erasure", {})
     assert (refused.status_code, refused.json()["code"]) == (403, "role_not_allowed")
-    accepted(await command(stage.bureau("registration"), f"/volunteers/{person}/erase", {}))
+    accepted(await command(stage.self_("registration", person), f"/volunteers/{person}/erasure", {"reason": CANARIES["name"]}))
+    accepted(await command(stage.bureau("registration"), f"/volunteers/{person}/erasure/approve", {}))
     await stack.settled()
     assert await _found(stack, ("es", "consumer", "keys", "lookup", "api", "views_.*")) == set()
     assert _logged(stack) == set()
+    proof = await _proof(stage, person)
+    assert proof["requested_by"] == str(person)
+    assert proof["requested_position"] < proof["erased_position"] < proof["completed_position"]
+    assert proof["hours_position"] > 0 < proof["recognition_position"]
+    for service in SERVICES:
+        said = [await run(service, stack.environment(service), each) for each in ("digest", "rebuild", "digest")]
+        shown, built = ([line for line in each.out.splitlines() if line.endswith("  all")] for each in said[::2])
+        assert said[1].code == 0, said[1].out
+        assert shown == built != [], "what is built anew after an erasure is what was shown"
+    assert await _found(stack, ("api", "views_.*")) == set()
+
+
+async def _proof(stage: Stage, person: UUID) -> dict[str, Any]:
+    """The row that proves the erasure, once every service has said over Kafka that it did its part."""
+    end = monotonic() + COMPLETED_WITHIN_S
+    while True:
+        answer = await stage.bureau("registration").get("/api/v1/erasures", params={"volunteer": str(person)})
+        (row,) = answer.json()["items"]
+        if row["state"] == "completed":
+            return dict(row)
+        assert monotonic() < end, row
+        await asyncio.sleep(0.1)

@@ -512,7 +512,7 @@ STATEMENTS: Final[Mapping[str, Statement]] = {
     inbox._MOVE_REACTED: _move_reacted,
     inbox._SELECT_AT_LOOKUPS: _select_at_lookups,
     inbox._IS_BLOCKED: _is_blocked,
-    inbox._SET_DEADLINE: _set_deadline,
+    inbox.SET_DEADLINE: _set_deadline,
     "DELETE FROM consumer.deadline WHERE name = $1 AND key = $2": _clear_deadline,
     deadlines._SELECT_DUE: _select_due,
     deadlines._FAILED: _fail_deadline,

@@ -12,6 +12,11 @@ from shared.contracts.registration import (
     ConsentGiven,
     ConsentKind,
     ConsentWithdrawn,
+    ErasureCompleted,
+    ErasureDeclined,
+    ErasureDeclineReason,
+    ErasureReceiptRecorded,
+    ErasureRequested,
     GuardianConsentRecorded,
     PersonalDataErased,
     VolunteerDeregistered,
@@ -21,14 +26,29 @@ from shared.permissions import Actor, Resource, barred
 
 ADULT_YEARS: Final = 18
 """Below this age a guardian has to agree (domain.md 1.9, `minor.selfRegisterAge`)."""
+NAMED_YEARS: Final = 14
+"""Below this age nobody is named in public, whoever agrees (PIPL art. 28, 31)."""
 
 VolunteerEvent = (
-    VolunteerRegistered | ConsentGiven | GuardianConsentRecorded | ConsentWithdrawn | VolunteerDeregistered | PersonalDataErased
+    VolunteerRegistered
+    | ConsentGiven
+    | GuardianConsentRecorded
+    | ConsentWithdrawn
+    | VolunteerDeregistered
+    | ErasureRequested
+    | ErasureDeclined
+    | PersonalDataErased
+    | ErasureReceiptRecorded
+    | ErasureCompleted
 )
 
 _ID_NUMBER: Final = re.compile(r"[1-9][0-9]{16}[0-9X]")
 _ID_WEIGHTS: Final = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _ID_CHECKS: Final = "10X98765432"
+_PLACES: Final = frozenset(
+    map(str, [*range(11, 16), *range(21, 24), *range(31, 38), *range(41, 47), *range(50, 55), *range(61, 66), 71, 81, 82, 83])
+)
+"""The first two digits: provinces, and 81, 82, 83 of who has a residence permit from Hong Kong, Macao or Taiwan (rules of 2018)."""
 _PHONE: Final = re.compile(r"1[3-9][0-9]{9}|0[0-9]{2,3}-?[0-9]{7,8}")
 
 
@@ -63,6 +83,7 @@ class GiveConsent:
     consent: ConsentKind
     text_version: str
     guardian_name: str | None
+    today: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +104,45 @@ class LeaveProgramme:
 
 
 @dataclass(frozen=True, slots=True)
-class ErasePersonalData:
-    """Leaves, and everything that says who the person was becomes unreadable (PIPL art. 47)."""
+class RequestErasure:
+    """Wants everything that says who the person was to become unreadable (PIPL art. 47), and why, if that is said."""
+
+    volunteer_id: UUID
+    asker: Actor
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveErasure:
+    """The second person: what was asked is done. It cannot be undone, so it is neither who asked nor whose data it is."""
 
     volunteer_id: UUID
     asker: Actor
 
 
-VolunteerCommand = RegisterVolunteer | GiveConsent | WithdrawConsent | LeaveProgramme | ErasePersonalData
+@dataclass(frozen=True, slots=True)
+class DeclineErasure:
+    """It is not done. The person may take back what was asked; only the bureau declines it for another reason."""
+
+    volunteer_id: UUID
+    asker: Actor
+    reason_code: ErasureDeclineReason
+
+
+@dataclass(frozen=True, slots=True)
+class RecordReceipt:
+    """One of `services` has done its part of an erasure, as it says at `position` of its own log."""
+
+    volunteer_id: UUID
+    asker: Actor
+    service: str
+    position: int
+    services: frozenset[str]
+
+
+VolunteerCommand = (
+    RegisterVolunteer | GiveConsent | WithdrawConsent | LeaveProgramme | RequestErasure | ApproveErasure | DeclineErasure | RecordReceipt
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +156,8 @@ class Volunteer:
     has_left: bool = False
     is_erased: bool = False
     id_number: str | None = None
+    erasure_requested_by: UUID | None = None
+    receipts: frozenset[str] = frozenset()
 
 
 def decide(volunteer: Volunteer, command: VolunteerCommand) -> Sequence[VolunteerEvent] | Refusal:
@@ -117,14 +171,15 @@ def decide(volunteer: Volunteer, command: VolunteerCommand) -> Sequence[Voluntee
         refused = barred(command.asker, Resource(unit=unit_code, subject=command.volunteer_id))
         if refused is not None:
             return refused
+    if isinstance(command, RecordReceipt):
+        return _record_receipt(volunteer, command)
     if volunteer.is_erased:
         return Refusal("person_erased")
     match command:
         case RegisterVolunteer():
             return _register(volunteer, command)
-        case ErasePersonalData(volunteer_id):
-            left = [] if volunteer.has_left else [VolunteerDeregistered(volunteer_id=volunteer_id)]
-            return [*left, PersonalDataErased(volunteer_id=volunteer_id, id_number=volunteer.id_number)]
+        case RequestErasure() | ApproveErasure() | DeclineErasure():
+            return _decide_erasure(volunteer, command)
         case LeaveProgramme(volunteer_id):
             return [] if volunteer.has_left else [VolunteerDeregistered(volunteer_id=volunteer_id)]
         case WithdrawConsent(volunteer_id, _, consent):
@@ -148,9 +203,12 @@ def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[Volu
         return Refusal("phone_invalid")
     if "register" not in command.consents:
         return Refusal("no_consent", {"consent": "register"})
-    is_minor = age(born_on, command.today) < ADULT_YEARS
+    years = age(born_on, command.today)
+    is_minor = years < ADULT_YEARS
     if is_minor and command.guardian_name is None:
         return Refusal("no_consent", {"consent": "guardian"})
+    if years < NAMED_YEARS and "be_named" in command.consents:
+        return Refusal("too_young_to_be_named", {"years": NAMED_YEARS})
     who = command.volunteer_id
     registered = VolunteerRegistered(
         volunteer_id=who,
@@ -161,6 +219,7 @@ def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[Volu
         phone=command.phone,
         is_minor=is_minor,
         skills="\n".join(command.skills) or None,
+        is_place_known=is_place_known(id_number),
     )
     named = sorted(command.consents, reverse=True)  # The consent to register comes first.
     consents = [ConsentGiven(volunteer_id=who, consent=each, text_version=command.text_version) for each in named]
@@ -173,11 +232,55 @@ def _give_consent(volunteer: Volunteer, command: GiveConsent) -> Sequence[Volunt
         return Refusal("volunteer_left")
     if command.consent in volunteer.consents:
         return []
-    if volunteer.is_minor and command.guardian_name is None:
+    born_on = None if volunteer.id_number is None else birth_date(volunteer.id_number)
+    # Whose number went with a lost key is as old as when they registered.
+    is_minor = volunteer.is_minor if born_on is None else age(born_on, command.today) < ADULT_YEARS
+    if is_minor and command.guardian_name is None:
         return Refusal("no_consent", {"consent": "guardian"})
+    if command.consent == "be_named" and is_minor and (born_on is None or age(born_on, command.today) < NAMED_YEARS):
+        return Refusal("too_young_to_be_named", {"years": NAMED_YEARS})
     who = command.volunteer_id
     given = ConsentGiven(volunteer_id=who, consent=command.consent, text_version=command.text_version)
-    return [given, GuardianConsentRecorded(volunteer_id=who, guardian_name=command.guardian_name)] if volunteer.is_minor else [given]
+    return [given, GuardianConsentRecorded(volunteer_id=who, guardian_name=command.guardian_name)] if is_minor else [given]
+
+
+def _decide_erasure(volunteer: Volunteer, command: RequestErasure | ApproveErasure | DeclineErasure) -> Sequence[VolunteerEvent] | Refusal:
+    match command:
+        case RequestErasure(volunteer_id, asker, reason):
+            requested = ErasureRequested(volunteer_id=volunteer_id, requested_by=asker.person_id, reason=reason)
+            return [requested] if volunteer.erasure_requested_by is None else []
+        case ApproveErasure():
+            return _approve_erasure(volunteer, command)
+        case DeclineErasure():
+            return _decline_erasure(volunteer, command)
+
+
+def _approve_erasure(volunteer: Volunteer, command: ApproveErasure) -> Sequence[VolunteerEvent] | Refusal:
+    requester, who = volunteer.erasure_requested_by, command.volunteer_id
+    if requester is None:
+        return Refusal("erasure_not_requested")
+    refused = barred(command.asker, Resource(unit=volunteer.unit_code, subject=who, requesters=(requester,)), "approver")
+    if refused is not None:
+        return refused
+    left = [] if volunteer.has_left else [VolunteerDeregistered(volunteer_id=who)]
+    return [*left, PersonalDataErased(volunteer_id=who, id_number=volunteer.id_number)]
+
+
+def _decline_erasure(volunteer: Volunteer, command: DeclineErasure) -> Sequence[VolunteerEvent] | Refusal:
+    if volunteer.erasure_requested_by is None:
+        return Refusal("erasure_not_requested")
+    if command.asker.reach == "own" and command.reason_code != "taken_back":
+        return Refusal("not_own_decision")
+    return [ErasureDeclined(volunteer_id=command.volunteer_id, reason_code=command.reason_code)]
+
+
+def _record_receipt(volunteer: Volunteer, command: RecordReceipt) -> Sequence[VolunteerEvent] | Refusal:
+    """Of an erasure that this log does not hold nothing is recorded: it was lost with an older copy, and is asked again."""
+    if not volunteer.is_erased or command.service in volunteer.receipts:
+        return []
+    receipt = ErasureReceiptRecorded(volunteer_id=command.volunteer_id, service=command.service, receipt_position=command.position)
+    is_whole = volunteer.receipts | {command.service} >= command.services
+    return [receipt, ErasureCompleted(volunteer_id=command.volunteer_id)] if is_whole else [receipt]
 
 
 def evolve(volunteer: Volunteer, event: VolunteerEvent) -> Volunteer:
@@ -191,9 +294,15 @@ def evolve(volunteer: Volunteer, event: VolunteerEvent) -> Volunteer:
             return replace(volunteer, consents=volunteer.consents - {consent})
         case VolunteerDeregistered():
             return replace(volunteer, has_left=True, consents=frozenset())
+        case ErasureRequested(requested_by=requested_by):
+            return replace(volunteer, erasure_requested_by=requested_by)
+        case ErasureDeclined():
+            return replace(volunteer, erasure_requested_by=None)
         case PersonalDataErased():
             return replace(volunteer, is_erased=True, id_number=None)
-        case GuardianConsentRecorded():
+        case ErasureReceiptRecorded(service=service):
+            return replace(volunteer, receipts=volunteer.receipts | {service})
+        case GuardianConsentRecorded() | ErasureCompleted():
             return volunteer
 
 
@@ -208,6 +317,11 @@ def birth_date(id_number: str) -> date | None:
         return date(int(id_number[6:10]), int(id_number[10:12]), int(id_number[12:14]))
     except ValueError:
         return None
+
+
+def is_place_known(id_number: str) -> bool:
+    """Whether an ID number begins with the code of a place."""
+    return id_number[:2] in _PLACES
 
 
 def age(born_on: date, today: date) -> int:

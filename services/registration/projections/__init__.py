@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from services.registration.projections import activities, programmes, volunteer_records, volunteers
+from services.registration.projections import activities, erasures, programmes, volunteer_records, volunteers
 from shared.consumer.values import Figure, Projection
 from shared.http.query import Query
 
@@ -11,6 +11,7 @@ PROJECTIONS: Final[tuple[Projection, ...]] = (
     programmes.PROGRAMMES,
     activities.ACTIVITIES,
     volunteers.VOLUNTEERS,
+    erasures.ERASURES,
     volunteer_records.MINUTES,
     volunteer_records.STARS,
 )
@@ -20,6 +21,8 @@ QUERIES: Final[tuple[Query, ...]] = (
     activities.PLAN,
     volunteer_records.QUERY,
     volunteers.QUERY,
+    volunteers.NAMED,
+    erasures.QUERY,
     activities.ENROLLMENTS,
     programmes.WORDS,
     programmes.UNITS,

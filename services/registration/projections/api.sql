@@ -152,7 +152,7 @@ SELECT known.volunteer_id, known.number, known.unit_code, coalesce(unit.name, kn
        CASE WHEN known.standing = 'registered' AND gone.position > known.registered_position THEN 'left' ELSE known.standing END AS standing,
        (known.named_position IS NOT NULL AND coalesce(unsaid.position, 0) < known.named_position
         AND coalesce(gone.position, 0) < known.registered_position) AS may_be_named,
-       known.registered_at
+       known.is_place_known, known.registered_at
 FROM volunteers AS known
 LEFT JOIN units AS unit ON unit.code = known.unit_code
 LEFT JOIN consumer.withdrawn AS gone ON gone.subject = known.volunteer_id AND gone.kind = 'person'
@@ -167,7 +167,43 @@ COMMENT ON COLUMN api.volunteers.is_minor IS '注册时未成年 / Under 18 when
 COMMENT ON COLUMN api.volunteers.skills IS '服务技能, 一行一项 / Skills, one a line; gone for who left';
 COMMENT ON COLUMN api.volunteers.standing IS '状态: registered 已注册, left 已退出, erased 个人信息已删除 / Standing: registered, left or erased';
 COMMENT ON COLUMN api.volunteers.may_be_named IS '是否同意公开姓名 / Whether the person consented to be named in public';
+COMMENT ON COLUMN api.volunteers.is_place_known IS '身份证号地区代码是否可识别, 仅供核对 / Whether the ID number begins with the code of a place: a warning';
 COMMENT ON COLUMN api.volunteers.registered_at IS '注册时间 / When registered';
+
+CREATE VIEW api.named_volunteers AS
+SELECT known.number, clear.name, known.unit_code, known.unit_name
+FROM api.volunteers AS known JOIN volunteers AS clear USING (volunteer_id)
+WHERE known.may_be_named AND known.standing = 'registered' AND clear.name IS NOT NULL;
+COMMENT ON VIEW api.named_volunteers IS '同意公开姓名的志愿者 / Volunteers who agreed to be named in public, for as long as they do';
+COMMENT ON COLUMN api.named_volunteers.number IS '志愿者编号 / Public number';
+COMMENT ON COLUMN api.named_volunteers.name IS '姓名 / Name';
+COMMENT ON COLUMN api.named_volunteers.unit_code IS '单位代码 / Code of the unit';
+COMMENT ON COLUMN api.named_volunteers.unit_name IS '单位名称 / Name of the unit';
+
+CREATE VIEW api.erasures AS
+SELECT erasure.volunteer_id, erasure.state, erasure.log_id, erasure.requested_at, erasure.requested_by, erasure.requested_position,
+       erasure.declined_as, erasure.erased_at, erasure.approved_by, erasure.erased_position, erasure.registration_receipt_at,
+       erasure.hours_receipt_at, erasure.hours_position, erasure.recognition_receipt_at, erasure.recognition_position,
+       erasure.completed_at, erasure.completed_position
+FROM erasures AS erasure;
+COMMENT ON VIEW api.erasures IS '个人信息删除及其证明 / Erasures of personal data, and the proof of each; names nobody';
+COMMENT ON COLUMN api.erasures.volunteer_id IS '志愿者标识, 随机数 / The person, by a random id that says nothing';
+COMMENT ON COLUMN api.erasures.state IS '状态: requested 待批准, declined 未删除, erased 已批准, completed 已完成 / State';
+COMMENT ON COLUMN api.erasures.log_id IS '日志标识 / Id of the log whose positions these are';
+COMMENT ON COLUMN api.erasures.requested_at IS '申请时间 / When it was asked for';
+COMMENT ON COLUMN api.erasures.requested_by IS '申请人 / Who asked';
+COMMENT ON COLUMN api.erasures.requested_position IS '申请在日志中的位置 / Position of the request';
+COMMENT ON COLUMN api.erasures.declined_as IS '未删除的原因代码 / Why it was declined';
+COMMENT ON COLUMN api.erasures.erased_at IS '批准时间 / When a second person approved it';
+COMMENT ON COLUMN api.erasures.approved_by IS '批准人 / Who approved it, and in which role';
+COMMENT ON COLUMN api.erasures.erased_position IS '批准在日志中的位置 / Position of the approval';
+COMMENT ON COLUMN api.erasures.registration_receipt_at IS '登记服务已清除 / When registration had done its part';
+COMMENT ON COLUMN api.erasures.hours_receipt_at IS '时长服务已清除 / When hours had said so';
+COMMENT ON COLUMN api.erasures.hours_position IS '时长服务日志中的位置 / Where it says so in its own log';
+COMMENT ON COLUMN api.erasures.recognition_receipt_at IS '评星服务已清除 / When recognition had said so';
+COMMENT ON COLUMN api.erasures.recognition_position IS '评星服务日志中的位置 / Where it says so in its own log';
+COMMENT ON COLUMN api.erasures.completed_at IS '完成时间 / When all had said so';
+COMMENT ON COLUMN api.erasures.completed_position IS '完成在日志中的位置 / Position of that';
 
 CREATE VIEW api.enrollments AS
 SELECT seat.activity_id, activity.title, activity.unit_code, seat.volunteer_id, known.number, known.unit_code AS volunteer_unit_code,

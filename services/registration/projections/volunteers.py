@@ -19,7 +19,7 @@ from shared.contracts.registration import (
 )
 from shared.errors import InvariantError
 from shared.http.query import Column, Filter, Query
-from shared.permissions import Role
+from shared.permissions import EVERYBODY, Role
 from shared.postgres import Connection
 
 
@@ -36,6 +36,7 @@ class _Volunteer:
     registered_at: datetime
     registered_position: int
     named_position: int | None = None
+    is_place_known: bool = True
 
 
 _OF_VOLUNTEERS: Final = VolunteerRegistered | ConsentGiven | ConsentWithdrawn | VolunteerDeregistered | PersonalDataErased
@@ -76,6 +77,7 @@ def _registered(event: VolunteerRegistered, fact: Fact) -> _Volunteer:
         standing="registered",
         registered_at=fact.record.time,
         registered_position=fact.record.position,
+        is_place_known=event.is_place_known,
     )
 
 
@@ -96,18 +98,20 @@ def _change(
 
 
 _SELECT: Final[LiteralString] = """
-    SELECT volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at, registered_position, named_position
+    SELECT volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at, registered_position, named_position,
+           is_place_known
     FROM volunteers WHERE volunteer_id = ANY ($1::uuid[])
 """
 _UPSERT: Final[LiteralString] = """
     INSERT INTO volunteers (volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at, registered_position,
-                            named_position)
+                            named_position, is_place_known)
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
-                         $9::timestamptz[], $10::bigint[], $11::bigint[])
+                         $9::timestamptz[], $10::bigint[], $11::bigint[], $12::boolean[])
     ON CONFLICT (volunteer_id) DO UPDATE
     SET number = excluded.number, unit_code = excluded.unit_code, name = excluded.name, phone = excluded.phone,
         is_minor = excluded.is_minor, skills = excluded.skills, standing = excluded.standing, registered_at = excluded.registered_at,
-        registered_position = excluded.registered_position, named_position = excluded.named_position
+        registered_position = excluded.registered_position, named_position = excluded.named_position,
+        is_place_known = excluded.is_place_known
 """
 _ERASE: Final = "UPDATE volunteers SET name = NULL, phone = NULL, skills = NULL WHERE volunteer_id = $1"
 
@@ -129,7 +133,8 @@ QUERY: Final = Query(
     name="volunteers",
     path="/volunteers",
     sql="""
-        SELECT number, volunteer_id, unit_name, unit_code, masked_name, is_minor, standing, may_be_named, skills, registered_at
+        SELECT number, volunteer_id, unit_name, unit_code, masked_name, is_minor, standing, may_be_named, is_place_known, skills,
+               registered_at
         FROM api.volunteers
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR standing = $2)
           AND (current_setting('leifeng.actor_role', true) <> 'unit_admin' OR unit_code = current_setting('leifeng.actor_unit', true))
@@ -145,6 +150,7 @@ QUERY: Final = Query(
         Column("is_minor", "boolean", "注册时未成年", "Minor when registered"),
         Column("standing", "text", "状态", "Standing", words=STANDINGS),
         Column("may_be_named", "boolean", "同意公开姓名", "May be named"),
+        Column("is_place_known", "boolean", "身份证地区可识别", "ID number of a known place"),
         Column("skills", "text", "服务技能", "Skills", nullable=True, hidden=True),
         Column("registered_at", "instant", "注册时间", "Registered"),
     ),
@@ -156,3 +162,26 @@ QUERY: Final = Query(
     key="volunteer_id",
     details="streams/volunteer-{volunteer_id}/events",
 )
+
+NAMED: Final = Query(
+    name="named_volunteers",
+    path="/named-volunteers",
+    sql="""
+        SELECT number, name, unit_name, unit_code FROM api.named_volunteers
+        WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR number > $2)
+        ORDER BY number LIMIT $3
+    """,
+    columns=(
+        Column("number", "text", "志愿者编号", "Number"),
+        Column("name", "text", "姓名", "Name"),
+        Column("unit_name", "text", "单位", "Unit"),
+        Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
+    ),
+    order=("number",),
+    roles=EVERYBODY,
+    title_zh="公开姓名的志愿者",
+    title_en="Volunteers who agreed to be named",
+    filters=(BY_UNIT,),
+    public=True,
+)
+"""The one public list of names: who agreed to that, for as long as they do, and nobody under 14."""

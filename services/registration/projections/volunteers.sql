@@ -9,5 +9,6 @@ CREATE TABLE volunteers (
     standing text NOT NULL CONSTRAINT volunteers_standing CHECK (standing IN ('registered', 'left', 'erased')),
     registered_at timestamptz NOT NULL,
     registered_position bigint NOT NULL,
-    named_position bigint                   -- of the consent to be named; null without one
+    named_position bigint,                  -- of the consent to be named; null without one
+    is_place_known boolean NOT NULL         -- of the ID number: a warning
 );

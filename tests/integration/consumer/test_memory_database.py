@@ -101,7 +101,7 @@ ARGUMENTS: Final[Mapping[str, Arguments]] = {
     inbox._MOVE_REACTED: lambda c: (log(c), position(c), digest(c), position(c), position(c), digest(c), some_id(c)),
     inbox._SELECT_AT_LOOKUPS: lambda c: (log(c), [1, 2, position(c)]),
     inbox._IS_BLOCKED: lambda c: (log(c), key(c)),
-    inbox._SET_DEADLINE: lambda c: (
+    inbox.SET_DEADLINE: lambda c: (
         "close", key(c), instant(c), "count", '{"id": "x"}', '{"number": 1}', some_id(c), position(c), some_id(c), None,
     ),
     CLEAR: lambda c: ("close", key(c)),
@@ -278,10 +278,10 @@ async def test_a_deadline_that_a_later_fact_is_replacing_is_waited_for_and_not_f
     def args(set_by: int) -> tuple[Any, ...]:
         return "close", "a", NOON, "count", "{}", "{}", UUID(int=set_by), set_by, UUID(int=9), None
 
-    await pool.execute(inbox._SET_DEADLINE, *args(1))
+    await pool.execute(inbox.SET_DEADLINE, *args(1))
     async with pool.acquire() as one:
         async with one.transaction():
-            await one.execute(inbox._SET_DEADLINE, *args(2))
+            await one.execute(inbox.SET_DEADLINE, *args(2))
             waiting = asyncio.create_task(pool.execute(FORGET, "close", "a", UUID(int=1)))
             await asyncio.sleep(0.1)
             assert not waiting.done()

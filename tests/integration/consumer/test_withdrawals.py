@@ -1,22 +1,31 @@
 """Withdrawal and erasure: no parked key holds them up, what is given again counts again, and what is erased reads nothing."""
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import LiteralString
 from uuid import UUID, uuid4, uuid5
 
 import pytest
 
+from services.hours.main import SERVICE as HOURS
 from shared import parked
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting, withdrawals
 from shared.consumer.apply import Consumer
+from shared.consumer.gauges import refresh
 from shared.consumer.values import Consumers, Fact, Projection, no_deadlines
 from shared.consumer.waits import Waits
 from shared.contracts.event import Event
 from shared.contracts.registration import (
+    ClashOverridden,
     ConsentGiven,
     ConsentWithdrawn,
+    ErasureCompleted,
+    ErasureDeclined,
+    ErasureRequested,
     PersonalDataErased,
     RoleGranted,
     RoleWithdrawn,
@@ -46,11 +55,16 @@ async def withdrawing(base: Base, erase: LiteralString | None = None) -> Consume
     consumers: Consumers[None] = Consumers(
         service="hours", projections=views, look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={}
     )
-    setting = Setting(consumers=consumers, pool=base.pool, kafka=Kafka("", ""), codec=REAL, keys=base.keys, metrics=base.metrics)
-    [each] = withdrawals.parts(setting)
+    [each] = withdrawals.parts(replace(settings(base), consumers=consumers))
     made = Consumer(each, base.pool, base.metrics)
     await made.begin()
     return made
+
+
+def settings(base: Base) -> Setting:
+    """Those of hours, without a word of its own."""
+    consumers: Consumers[None] = Consumers(service="hours", projections=(), look_ups=(), deadlines=no_deadlines, reactions=(), use_cases={})
+    return Setting(consumers=consumers, pool=base.pool, kafka=Kafka("", ""), codec=REAL, keys=base.keys, metrics=base.metrics)
 
 
 async def withdrawn(base: Base) -> dict[str, bool]:
@@ -148,6 +162,67 @@ async def test_an_erasure_destroys_the_key_and_what_is_parked_and_no_blocked_key
     assert await again.tallied() == await base.tallied()
 
 
+async def test_an_erasure_is_shown_while_it_waits_for_somebody(base: Base) -> None:
+    """`erasures_open` and `erasure_oldest_timestamp_seconds`, by state; one that is declined or completed waits for nobody."""
+    log, reader = Log("registration"), await withdrawing(base)
+
+    async def clock() -> datetime:
+        return datetime(2017, 4, 1, tzinfo=UTC)
+
+    async def shown() -> tuple[dict[str, float], bool]:
+        await refresh(settings(base), clock)
+        states = ("requested", "erased")
+        oldest = [base.metrics.erasure_oldest_timestamp_seconds.labels(each)._value.get() for each in states]
+        return {each: base.metrics.erasures_open.labels(each)._value.get() for each in states}, any(oldest)
+
+    assert await shown() == ({"requested": 0, "erased": 0}, False)
+    seen = []
+    for event in (
+        ErasureRequested(volunteer_id=PERSON, requested_by=PERSON, reason=None),
+        ErasureDeclined(volunteer_id=PERSON, reason_code="taken_back"),
+        ErasureRequested(volunteer_id=PERSON, requested_by=PERSON, reason=None),
+        PersonalDataErased(volunteer_id=PERSON),
+        ErasureCompleted(volunteer_id=PERSON),
+    ):
+        await reader.take([say(log, event)])
+        seen.append(await shown())
+    waits, done = ({"requested": 1, "erased": 0}, True), ({"requested": 0, "erased": 0}, False)
+    assert seen == [waits, done, waits, ({"requested": 0, "erased": 1}, True), done]
+
+
+async def test_an_erasure_is_acknowledged_at_once_and_by_the_same_command_however_often_it_is_read(base: Base) -> None:
+    consumers = replace(HOURS.consumers, projections=())
+    [each] = withdrawals.parts(replace(settings(base), consumers=consumers))
+    reader, log = Consumer(each, base.pool, base.metrics), Log("registration")
+    await reader.begin()
+    erased = say(log, PersonalDataErased(volunteer_id=PERSON))
+    await reader.take([erased])
+    due = await base.pool.fetch("SELECT use_case, ids, body, set_at FROM consumer.deadline")
+    assert [(row["use_case"], json.loads(row["ids"]), json.loads(row["body"]), row["set_at"]) for row in due] == [
+        ("acknowledge_erasure", {"volunteer_id": str(PERSON)}, {"erased_position": 1}, 1)
+    ]
+
+
+async def test_what_is_sealed_about_the_person_under_another_key_goes_too(base: Base) -> None:
+    """A clash that was overridden is parked under its activity: the reason goes, and what is sealed about others stays."""
+    await base.keys.ensure([PERSON])
+    activity, seats = uuid4(), Log("registration")
+    overridden = ClashOverridden(volunteer_id=PERSON, activity_id=activity, clashes_with=uuid4(), reason="人手不足")
+    other = ClashOverridden(volunteer_id=activity, activity_id=activity, clashes_with=PERSON, reason=None)
+    payloads = [REAL.encode(each, uuid4(), base.keys.seal) for each in (overridden, other)]
+    payloads[1] = payloads[1].replace(b'"reason":null', b'"reason":"sealed:a1:of-another"')
+    for position, payload in enumerate(payloads, 1):
+        await base.pool.execute(
+            "INSERT INTO consumer.parked (consumer, log, position, key, type, headers, payload, error_class, stage)"
+            " VALUES ('inbox', 'registration', $1, $2, $3, '', $4, 'behind', 'applied')",
+            position, str(activity), ClashOverridden.TYPE, payload,
+        )  # fmt: skip
+    log, reader = seats, await withdrawing(base)
+    await reader.take([say(log, PersonalDataErased(volunteer_id=PERSON))])
+    left = [json.loads(row["payload"])["reason"] for row in await base.pool.fetch("SELECT payload FROM consumer.parked ORDER BY position")]
+    assert left == [None, "sealed:a1:of-another"]
+
+
 async def test_an_erasure_empties_every_read_model_at_once_also_while_the_person_s_key_is_parked_there(base: Base) -> None:
     """What is kept for rolling back as well; one of other definitions, which has no such column, holds nothing up."""
     owner, other = await connect(base.dsn, "migrate"), uuid4()
@@ -172,6 +247,13 @@ async def test_an_erasure_empties_every_read_model_at_once_also_while_the_person
 
 
 def test_what_is_not_an_object_leaves_nothing_of_it() -> None:
-    assert withdrawals.without_sealed(b'["sealed:a1:x"]') == b""
-    assert withdrawals.without_sealed(b"\xff") == b""
-    assert withdrawals.without_sealed(b'{"n":1,"name":"sealed:a1:x"}') == b'{"n":1,"name":null}'
+    assert withdrawals.without_sealed(b'["sealed:a1:x"]', None, everything=True) == b""
+    assert withdrawals.without_sealed(b"\xff", None, everything=True) == b""
+
+
+def test_only_what_is_sealed_about_the_person_goes_where_the_event_is_another_s() -> None:
+    body = b'{"n":1,"name":"sealed:a1:x","other":"sealed:a1:y"}'
+    assert withdrawals.without_sealed(body, frozenset({"name"}), everything=False) == b'{"n":1,"name":null,"other":"sealed:a1:y"}'
+    assert withdrawals.without_sealed(body, frozenset(), everything=False) == body
+    for about, everything in ((None, False), (frozenset[str](), True)):
+        assert withdrawals.without_sealed(body, about, everything=everything) == b'{"n":1,"name":null,"other":null}'

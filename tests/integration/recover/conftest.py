@@ -140,8 +140,10 @@ class Site(Stack):
         return await self.ask(f"/activities/{activity}/enrollments/{person.id}/withdraw", {}, person.id, "volunteer")
 
     async def erase(self, person: Person) -> httpx.Response:
-        """They want to be forgotten."""
-        return await self.ask(f"/volunteers/{person.id}/erase", {}, person.id, "volunteer")
+        """They want to be forgotten, and the bureau approves it."""
+        asked = await self.ask(f"/volunteers/{person.id}/erasure", {}, person.id, "volunteer")
+        assert asked.status_code == 200, asked.text
+        return await self.ask(f"/volunteers/{person.id}/erasure/approve", {})
 
     async def caught_up(self, within: float = 30.0) -> None:
         """Until every reader of registration's own log stands at its head."""

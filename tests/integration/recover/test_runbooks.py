@@ -232,6 +232,36 @@ async def test_a_key_file_that_is_not_the_right_one_is_named(site: Site) -> None
     assert "bad   keys: the key file does not open" in ran.out
 
 
+async def test_an_erasure_is_listed_exported_and_done_again_after_a_key_came_back(site: Site) -> None:
+    await site.adopt()
+    page = Runbook(site, "erase-a-person.md")
+    assert len(page.blocks) == 4
+    kept, gone, asking = await registered(site, 3)
+    outside = {"REGISTRATION_ERASURES_FILE": str(site.folder / "erased.jsonl")}
+    assert (await site.ask(f"/volunteers/{asking.id}/erasure", {}, asking.id, "volunteer")).status_code == 200
+    await site.caught_up()
+    key = (await site.sql(SERVICE, "SELECT wrapped, wrapped_by, wrapped_with FROM keys.person WHERE subject = $1", gone.id))[0]
+    assert (await site.erase(gone)).status_code == 200
+    await site.caught_up()
+    assert re.search(rf"requested  since .* {asking.id}", (await page.follow(0)).out)
+    assert "1 of 1 erased persons are not in the list outside" in (await page.follow(1, **outside)).out
+    assert "lists 1 erased persons, 1 of them new" in (await page.follow(2, **outside)).out
+    assert "lists 1 erased persons, 0 of them new" in (await page.follow(2, **outside)).out
+    assert "ok    erasures: 1 persons" in (await page.follow(1, **outside)).out
+    await site.sql(SERVICE, "ALTER TABLE keys.person DISABLE TRIGGER person_key_stays_destroyed")
+    await site.sql(
+        SERVICE, "UPDATE keys.person SET wrapped = $2, wrapped_by = $3, wrapped_with = $4, destroyed_at = NULL WHERE subject = $1",
+        gone.id, *key.values(),
+    )  # fmt: skip
+    await site.sql(SERVICE, "ALTER TABLE keys.person ENABLE ALWAYS TRIGGER person_key_stays_destroyed")
+    assert "bad   erasures: 1 persons were erased and have a key here" in (await page.follow(1, **outside)).out
+    assert f"erased again: {gone.id}" in (await page.follow(3, **outside)).out
+    assert "0 persons of erased.jsonl had come back" in (await page.follow(3, **outside)).out
+    rows = await site.sql(SERVICE, "SELECT subject FROM keys.person WHERE destroyed_at IS NOT NULL")
+    assert [row["subject"] for row in rows] == [gone.id]
+    assert kept.id not in {row["subject"] for row in rows}
+
+
 def key_file(site: Site) -> Path:
     """Registration's."""
     return Path(site.environment(SERVICE)["REGISTRATION_KEY_FILE"])

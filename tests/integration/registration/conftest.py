@@ -77,7 +77,7 @@ class Registration:
         while facts := await self._facts():
             self._applied = facts[-1].record.position
             async with self.pool.acquire() as connection, connection.transaction():
-                for fold in (inbox.fold, deadline_fold(inbox.deadlines), withdrawal_fold(self.keys, PROJECTIONS)):
+                for fold in (inbox.fold, deadline_fold(inbox.deadlines), withdrawal_fold(self.keys, SERVICE.consumers, CODEC)):
                     await fold(connection, facts)
                 await self.fold_views(connection, facts)
             for fact in facts:

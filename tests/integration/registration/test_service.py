@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -12,8 +12,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.registration.inbox import release_seats
-from services.registration.projections import PROJECTIONS, QUERIES, activities, programmes, volunteer_records, volunteers
-from shared.consumer.values import Fact, NotYetError
+from services.registration.main import SERVICE
+from services.registration.projections import QUERIES, activities, erasures, programmes, volunteer_records, volunteers
+from shared.consumer.values import Fact, NotYetError, system_actor
 from shared.consumer.withdrawals import withdrawal_fold
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
@@ -31,7 +32,7 @@ from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
 from shared.postgres import connect
 from tests.integration.codes import allowed, words_of
-from tests.integration.registration.conftest import AUDITOR, BUREAU, UNIT, UNIT_ADMIN, Registration, volunteer
+from tests.integration.registration.conftest import AUDITOR, BUREAU, CODEC, UNIT, UNIT_ADMIN, Registration, volunteer
 from tests.unit.registration.people import id_number
 
 SAMPLE = (Path(__file__).parents[3] / "deploy/sample/programme-2017.yaml").read_text(encoding="utf-8")
@@ -70,6 +71,12 @@ async def people(registration: Registration, count: int) -> list[UUID]:
         assert code_of(await register(registration, person_id, number)) is None
     await registration.catch_up()
     return made
+
+
+async def erase(registration: Registration, who: UUID) -> None:
+    """The person asks, and the bureau approves."""
+    assert code_of(await registration.ask("request_erasure", b"{}", volunteer(who), volunteer_id=who)) is None
+    assert code_of(await registration.ask("approve_erasure", b"{}", BUREAU, volunteer_id=who)) is None
 
 
 async def publish(registration: Registration, starts_at: datetime, capacity: int = 1, asker: Actor = UNIT_ADMIN, **more: Any) -> UUID:
@@ -120,7 +127,7 @@ async def test_an_id_number_is_registered_once_until_it_is_erased(registration: 
     first, second = uuid4(), uuid4()
     assert code_of(await register(registration, first, 1)) is None
     assert code_of(await register(registration, second, 1)) == "id_number_taken"
-    assert code_of(await registration.ask("erase_personal_data", b"{}", volunteer(first), volunteer_id=first)) is None
+    await erase(registration, first)
     assert code_of(await register(registration, second, 1)) is None
 
 
@@ -134,7 +141,7 @@ async def test_nothing_personal_stands_in_the_log_and_an_erasure_empties_the_vie
         assert not any(clear.encode() in payload for payload in payloads)
     assert any(SEALED_PREFIX.encode() in payload for payload in payloads)
 
-    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    await erase(registration, who)
     await registration.catch_up()
     live = await registration.pool.fetch("SELECT * FROM volunteers")
     assert (live[0]["name"], live[0]["phone"], live[0]["standing"]) == (None, None, "erased")
@@ -153,7 +160,7 @@ async def test_who_comes_back_keeps_number_and_id_number_and_an_erasure_frees_th
     assert code_of(await register(registration, who, 2)) == "id_number_differs"
     assert code_of(await register(registration, other, 1)) == "id_number_taken"
     assert code_of(await register(registration, who, 1)) is None
-    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    await erase(registration, who)
     assert code_of(await register(registration, other, 1)) is None
     assert await registration.pool.fetchval("SELECT count(*) FROM es.claim WHERE scope = 'id_number'") == 1
 
@@ -188,7 +195,7 @@ async def play_canaries(registration: Registration) -> UUID:
     """Somebody with a canary in every text about them: registered, seated against a clash, and relieved of a role."""
     await adopt(registration)
     who = uuid4()
-    born = {"id_number": id_number("20050301"), "name": CANARIES["name"], "guardian_name": CANARIES["guardian"]}
+    born = {"id_number": id_number("20050301"), "consents": ["register"], "name": CANARIES["name"], "guardian_name": CANARIES["guardian"]}
     assert code_of(await register(registration, who, 1, **born, skills=[CANARIES["skill"], "急救"])) is None
     await registration.catch_up()
     start = registration.now + timedelta(days=5)
@@ -213,7 +220,7 @@ async def test_no_text_about_a_person_stands_clear_in_the_log_and_an_erasure_tak
 
     assert await clear_in_the_log() == set()
     assert canaries_in(await views(registration)) == {"skill", "override"}  # Those that staff are shown, until then.
-    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    await erase(registration, who)
     await registration.catch_up()
     assert await clear_in_the_log() == set()
     assert canaries_in([*await views(registration), *await tables(registration)]) == set()
@@ -226,12 +233,57 @@ async def test_texts_about_a_person_are_hidden_from_the_erasure_on_though_the_re
     assert canaries_in(await views(registration)) == set()
 
 
+async def test_who_agreed_is_named_in_public_until_they_withdraw_also_while_the_read_models_are_behind(registration: Registration) -> None:
+    """`withdrawals` alone hides the name: the person's own key may be parked for `views`."""
+    await adopt(registration)
+    who, silent = uuid4(), uuid4()
+    await register(registration, who, 1)
+    await register(registration, silent, 2, consents=["register"])
+    await registration.catch_up()
+    assert [row["name"] for row in await registration.rows(volunteers.NAMED)] == [NAMES[1]]
+    assert code_of(await registration.ask("withdraw_consent", body(consent="be_named"), volunteer(who), volunteer_id=who)) is None
+    fact = (await registration.facts_from_the_start())[-1]
+    async with registration.pool.acquire() as connection, connection.transaction():
+        await withdrawal_fold(registration.keys, SERVICE.consumers, CODEC)(connection, [fact])
+    assert await registration.rows(volunteers.NAMED) == []
+
+
+async def test_an_erasure_is_asked_approved_received_for_and_proven(registration: Registration) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+
+    async def row() -> Mapping[str, Any]:
+        await registration.catch_up()
+        (found,) = await registration.rows(erasures.QUERY, AUDITOR, volunteer=who)
+        return found
+
+    assert code_of(await registration.ask("request_erasure", body(reason=CANARIES["role"]), volunteer(who), volunteer_id=who)) is None
+    asked = await row()
+    assert (asked["state"], asked["requested_by"], asked["erased_at"]) == ("requested", who, None)
+    await registration.ask("approve_erasure", b"{}", BUREAU, volunteer_id=who)
+    assert (await row())["state"] == "erased"
+    await registration.fire_due()
+    assert (await row())["registration_receipt_at"] is not None
+    for service, position in (("hours", 7), ("recognition", 9), ("recognition", 9)):
+        said = body(service=service, position=position)
+        assert code_of(await registration.ask("record_erasure_receipt", said, system_actor("registration"), volunteer_id=who)) is None
+    done = await row()
+    assert (done["state"], done["hours_position"], done["recognition_position"]) == ("completed", 7, 9)
+    assert done["requested_position"] < done["erased_position"] < done["completed_position"]
+    assert done["approved_by"] == str(BUREAU)
+    assert not any(clear in str(done) for clear in (*NAMES, id_number(sequence="000"), CANARIES["role"]))
+    state = await registration.pool.fetchval("SELECT state FROM consumer.erasure WHERE subject = $1", who)
+    assert state == "completed"
+
+
 async def test_an_erasure_empties_the_read_tables_also_while_the_person_s_key_is_parked_there(registration: Registration) -> None:
     who = await play_canaries(registration)
     assert "skill" in canaries_in(await tables(registration))
     erased = Fact((await registration.facts_from_the_start())[-1].record, PersonalDataErased(volunteer_id=who))
     async with registration.pool.acquire() as connection, connection.transaction():
-        await withdrawal_fold(registration.keys, PROJECTIONS)(connection, [erased])  # `views` has parked the fact, and does nothing.
+        await withdrawal_fold(registration.keys, SERVICE.consumers, CODEC)(
+            connection, [erased]
+        )  # `views` has parked the fact, and does nothing.
     assert canaries_in(await tables(registration)) == set()
 
 
@@ -250,7 +302,7 @@ async def test_live_and_replayed_agree_on_a_clash_that_was_overridden_in_the_mom
 
 async def test_a_role_of_who_was_erased_is_withdrawn_without_a_word(registration: Registration) -> None:
     who = await play_canaries(registration)
-    await registration.ask("erase_personal_data", b"{}", volunteer(who), volunteer_id=who)
+    await erase(registration, who)
     await registration.catch_up()
     role = {"role": "kiosk", "unit_code": UNIT}
     answer = await registration.ask("withdraw_role", body(**role, reason="设备遗失"), BUREAU, person_id=who)
@@ -447,6 +499,7 @@ async def test_the_codes_of_every_list_have_words(registration: Registration) ->
             "units.kind": set(get_args(UnitKind)),
             "devices.reason": set(get_args(DeviceLoss)),
             "roles.role": set(Role) - {Role.PUBLIC},
+            "erasures.state": await allowed(connection, "erasures_state"),
         }
 
 

@@ -48,7 +48,7 @@ def test_what_is_open_is_a_field_of_some_event() -> None:
     parts: tuple[type[Part], ...] = (Posting, registration.Position, registration.Occasion)
     known = {name for each in (*EVENTS, *parts) for name in each.model_fields}
     assert frozenset().union(*OPEN_FIELDS.values()) <= known
-    assert CATEGORIES.keys() - OPEN_FIELDS.keys() == {"volunteer", "role", "device", "attendance"}
+    assert CATEGORIES.keys() - OPEN_FIELDS.keys() == {"volunteer", "role", "device", "attendance", "hours_erasure", "recognition_erasure"}
     assert OPEN_FIELDS.keys() >= DAY_ONLY
 
 

@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.registration.domain.volunteer import (
-    ErasePersonalData,
+    ApproveErasure,
+    DeclineErasure,
     GiveConsent,
     LeaveProgramme,
+    RecordReceipt,
     RegisterVolunteer,
+    RequestErasure,
     Volunteer,
     VolunteerCommand,
     VolunteerEvent,
@@ -22,11 +25,16 @@ from services.registration.domain.volunteer import (
     birth_date,
     decide,
     evolve,
+    is_place_known,
 )
 from shared.contracts.event import Refusal
 from shared.contracts.registration import (
     ConsentGiven,
     ConsentWithdrawn,
+    ErasureCompleted,
+    ErasureDeclined,
+    ErasureReceiptRecorded,
+    ErasureRequested,
     GuardianConsentRecorded,
     PersonalDataErased,
     VolunteerDeregistered,
@@ -49,7 +57,10 @@ REGISTER = RegisterVolunteer(
     guardian_name=None,
     today=date(2017, 3, 1),
 )
-CHILD = replace(REGISTER, id_number=id_number("20050301"), guardian_name="测试乙")
+TODAY = REGISTER.today
+CHILD = replace(REGISTER, id_number=id_number("20020301"), guardian_name="测试乙")
+ASKED = RequestErasure(ALICE, herself(ALICE), "不再参加")
+APPROVED = ApproveErasure(ALICE, BUREAU_ADMIN)
 
 
 def after(*commands: VolunteerCommand) -> Volunteer:
@@ -174,7 +185,7 @@ def test_those_without_a_phone_can_take_part() -> None:
 
 
 def test_a_volunteer_acts_for_themself_only() -> None:
-    for command in (REGISTER, LeaveProgramme(ALICE, REGISTER.asker), ErasePersonalData(ALICE, REGISTER.asker)):
+    for command in (REGISTER, LeaveProgramme(ALICE, REGISTER.asker), RequestErasure(ALICE, REGISTER.asker)):
         assert refused(after(REGISTER), replace(command, asker=herself(BOB))) == "not_own_record"
 
 
@@ -194,14 +205,14 @@ def test_a_consent_can_be_withdrawn_and_given_again() -> None:
     withdraw = WithdrawConsent(ALICE, herself(ALICE), "be_named")
     assert events_of(decide(volunteer, withdraw)) == [ConsentWithdrawn(volunteer_id=ALICE, consent="be_named")]
     assert events_of(decide(after(REGISTER, withdraw), withdraw)) == []
-    again = GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", None)
+    again = GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", None, TODAY)
     assert types_of(decide(after(REGISTER, withdraw), again)) == [ConsentGiven]
     assert events_of(decide(volunteer, again)) == []
 
 
 def test_a_minors_later_consent_needs_the_guardian_too() -> None:
     child = after(replace(CHILD, consents=frozenset({"register"})))
-    consent = GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", None)
+    consent = GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", None, TODAY)
     assert refused(child, consent) == "no_consent"
     assert types_of(decide(child, replace(consent, guardian_name="测试乙"))) == [ConsentGiven, GuardianConsentRecorded]
 
@@ -209,21 +220,83 @@ def test_a_minors_later_consent_needs_the_guardian_too() -> None:
 def test_who_left_has_no_consents_left_to_give() -> None:
     left = after(REGISTER, LeaveProgramme(ALICE, herself(ALICE)))
     assert left.consents == frozenset()
-    assert refused(left, GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", None)) == "volunteer_left"
+    assert refused(left, GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", None, TODAY)) == "volunteer_left"
     assert events_of(decide(left, LeaveProgramme(ALICE, herself(ALICE)))) == []
 
 
+def test_under_fourteen_nobody_is_named_in_public_whoever_agrees() -> None:
+    child = replace(CHILD, id_number=id_number("20050301"))
+    assert refused(Volunteer(), child) == "too_young_to_be_named"
+    registered = after(replace(child, consents=frozenset({"register"})))
+    named = GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", "测试乙", TODAY)
+    assert refused(registered, named) == "too_young_to_be_named"
+    assert refused(registered, replace(named, today=date(2019, 2, 28))) == "too_young_to_be_named"
+    assert types_of(decide(registered, replace(named, today=date(2019, 3, 1)))) == [ConsentGiven, GuardianConsentRecorded]
+    assert types_of(decide(registered, replace(named, guardian_name=None, today=date(2023, 3, 1)))) == [ConsentGiven], "of age meanwhile"
+
+
+def test_of_whom_the_age_is_not_known_any_more_a_minor_is_not_named() -> None:
+    lost = replace(after(replace(CHILD, consents=frozenset({"register"}))), id_number=None)
+    named = GiveConsent(ALICE, herself(ALICE), "be_named", "2017-1", "测试乙", date(2030, 1, 1))
+    assert refused(lost, named) == "too_young_to_be_named"
+
+
+@pytest.mark.parametrize(("number", "known"), [("11", True), ("37", True), ("81", True), ("82", True), ("83", True), ("99", False)])
+def test_a_place_that_nobody_knows_is_a_warning_and_no_refusal(number: str, known: bool) -> None:
+    assert is_place_known(f"{number}0000") == known
+    registered, *_ = events_of(decide(Volunteer(), REGISTER))
+    assert isinstance(registered, VolunteerRegistered)
+    assert not registered.is_place_known
+
+
+def test_an_erasure_needs_a_second_person_who_is_neither_who_asked_nor_whose_data_it_is() -> None:
+    requested = events_of(decide(after(REGISTER), ASKED))
+    assert requested == [ErasureRequested(volunteer_id=ALICE, requested_by=ALICE, reason="不再参加")]
+    asked = after(REGISTER, ASKED)
+    assert events_of(decide(asked, ASKED)) == [], "asked once"
+    assert refused(after(REGISTER), APPROVED) == "erasure_not_requested"
+    herself_as_admin = replace(BUREAU_ADMIN, person_id=ALICE)
+    assert refused(asked, replace(APPROVED, asker=herself_as_admin)) == "approver_is_subject"
+    by_admin = after(REGISTER, replace(ASKED, asker=BUREAU_ADMIN))
+    assert refused(by_admin, APPROVED) == "approver_is_requester"
+    assert types_of(decide(by_admin, replace(APPROVED, asker=replace(BUREAU_ADMIN, person_id=BOB)))) == [
+        VolunteerDeregistered, PersonalDataErased,
+    ]  # fmt: skip
+
+
 def test_an_erasure_gives_the_id_number_back_and_leaves_nothing_personal() -> None:
-    erase = ErasePersonalData(ALICE, herself(ALICE))
-    assert events_of(decide(after(REGISTER), erase)) == [
+    assert events_of(decide(after(REGISTER, ASKED), APPROVED)) == [
         VolunteerDeregistered(volunteer_id=ALICE),
         PersonalDataErased(volunteer_id=ALICE, id_number=id_number()),
     ]
-    assert after(REGISTER, erase).id_number is None
+    assert after(REGISTER, ASKED, APPROVED).id_number is None
+
+
+def test_a_request_is_taken_back_by_the_person_and_declined_for_other_reasons_by_the_bureau_and_may_be_made_again() -> None:
+    asked, back = after(REGISTER, ASKED), DeclineErasure(ALICE, herself(ALICE), "taken_back")
+    assert events_of(decide(asked, back)) == [ErasureDeclined(volunteer_id=ALICE, reason_code="taken_back")]
+    assert refused(asked, replace(back, reason_code="kept_by_law")) == "not_own_decision"
+    by_bureau = replace(back, asker=BUREAU_ADMIN, reason_code="kept_by_law")
+    assert types_of(decide(asked, by_bureau)) == [ErasureDeclined]
+    assert refused(after(REGISTER), back) == "erasure_not_requested"
+    assert refused(after(REGISTER, ASKED, back), APPROVED) == "erasure_not_requested"
+    assert types_of(decide(after(REGISTER, ASKED, back), ASKED)) == [ErasureRequested]
+
+
+def test_an_erasure_is_completed_when_every_service_has_said_so_once() -> None:
+    services = frozenset({"registration", "hours"})
+    first = RecordReceipt(ALICE, BUREAU_ADMIN, "hours", 7, services)
+    last = replace(first, service="registration", position=9)
+    erased = after(REGISTER, ASKED, APPROVED)
+    assert events_of(decide(after(REGISTER, ASKED), first)) == [], "what is not erased here needs no receipt"
+    assert events_of(decide(erased, first)) == [ErasureReceiptRecorded(volunteer_id=ALICE, service="hours", receipt_position=7)]
+    half = after(REGISTER, ASKED, APPROVED, first)
+    assert events_of(decide(half, first)) == []
+    assert types_of(decide(half, last)) == [ErasureReceiptRecorded, ErasureCompleted]
+    assert events_of(decide(after(REGISTER, ASKED, APPROVED, first, last), last)) == []
 
 
 def test_of_an_erased_person_nothing_more_is_said() -> None:
-    erased = after(REGISTER, ErasePersonalData(ALICE, herself(ALICE)))
-    for command in (REGISTER, LeaveProgramme(ALICE, herself(ALICE)), WithdrawConsent(ALICE, herself(ALICE), "register")):
+    erased = after(REGISTER, ASKED, APPROVED)
+    for command in (REGISTER, LeaveProgramme(ALICE, herself(ALICE)), WithdrawConsent(ALICE, herself(ALICE), "register"), ASKED, APPROVED):
         assert refused(erased, command) == "person_erased"
-    assert refused(erased, ErasePersonalData(ALICE, herself(ALICE))) == "person_erased"
