@@ -36,6 +36,7 @@ class Waits:
         self._roles = Gathered(self._read_roles)
         # Who owns the roles asks its own log, which knows before anything has been read, and while Kafka is away.
         self._select_roles = _SELECT_OWN_ROLES if store.service == SOURCE else _SELECT_ROLES
+        self._devices = Gathered(self._read_devices)
 
     async def for_lookups(self, tokens: Sequence[PositionToken], within_seconds: float) -> None:
         """Until the inbox has applied every token; a log that the inbox does not read changes no decision and is not waited for.
@@ -105,8 +106,14 @@ class Waits:
 
     async def device_of(self, key_digest: str) -> Device | None:
         """The device whose key has this digest, as far as this service has read."""
-        row = await self._pool.fetchrow(_SELECT_DEVICE, key_digest)
-        return None if row is None else Device(row["device_id"], row["unit_code"], row["expires_at"], is_revoked=row["is_revoked"])
+        return await self._devices(key_digest)
+
+    async def _read_devices(self, key_digests: Sequence[str]) -> Sequence[Device | None]:
+        found = {
+            row["key_digest"]: Device(row["device_id"], row["unit_code"], row["expires_at"], is_revoked=row["is_revoked"])
+            for row in await self._pool.fetch(_SELECT_DEVICES, key_digests)
+        }
+        return [found.get(each) for each in key_digests]
 
     async def _read_roles(self, persons: Sequence[UUID]) -> Sequence[Mapping[tuple[str, str], bool]]:
         found: dict[UUID, dict[tuple[str, str], bool]] = {each: {} for each in persons}
@@ -115,8 +122,9 @@ class Waits:
         return list(found.values())
 
 
-_SELECT_DEVICE: Final = """
-    SELECT device_id, unit_code, expires_at, revoked_position IS NOT NULL AS is_revoked FROM consumer.device WHERE key_digest = $1
+_SELECT_DEVICES: Final = """
+    SELECT key_digest, device_id, unit_code, expires_at, revoked_position IS NOT NULL AS is_revoked
+    FROM consumer.device WHERE key_digest = ANY($1::text[])
 """
 _SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.position WHERE consumer = $1 AND log = $2"
 _SELECT_FRESHNESS: Final = """
