@@ -76,6 +76,8 @@ GAUGES_SECONDS: Final = 2.0
 LEDGER_SECONDS: Final = 60.0
 FORGET_SECONDS: Final = 3600.0
 CLOSE_SECONDS_MAX: Final = 5.0
+COLLECTED_AFTER: Final = (20_000, 20, 50)
+"""New objects until the youngest are looked through for garbage, and rounds of that until older ones are: a batch of events is none."""
 DRAIN_PAUSE_SECONDS: Final = 0.5
 """Between taking the process out of readiness and closing its door."""
 
@@ -392,6 +394,7 @@ def _keep_what_is_made() -> None:
     """What a process is made of lives as long as it does: the garbage collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECTED_AFTER)
 
 
 async def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
