@@ -14,6 +14,7 @@ import typer
 
 from shared import logs
 from tests.bench import appends, codecs, endurance, growth, rebuilds, report, running, streams, web
+from tests.bench.beside import states
 from tests.bench.measure import Effort, Outcome
 from tests.bench.place import Place
 
@@ -71,7 +72,7 @@ async def _run(chosen: list[str], effort: Effort, file: Path | None, gate: int) 
     assert run is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.cancel)  # So that the servers' data goes in that case too.
     benches: dict[str, dict[str, Any]] = {}
-    for name, state in report.peers().items():
+    for name, state in states().items():
         typer.echo(f"peer {name}: {state}")
     place = Place(Path(tempfile.mkdtemp(prefix="leifeng-bench-")))
     missed: list[str] = []

@@ -45,14 +45,22 @@ class Kind:
 
     def missing(self) -> list[str]:
         """What would have to be installed."""
-        return [each for each in self.packages if _version(each) is None]
+        return _missing(self.packages)
 
     def state(self) -> str:
         """Its packages with their versions, or that it is not installed."""
-        missing = self.missing()
-        if missing:
-            return f"not installed ({', '.join(missing)}): `make bench` installs it"
-        return ", ".join(f"{each} {_version(each)}" for each in self.packages)
+        return _state(self.packages)
+
+
+def _missing(packages: Sequence[str]) -> list[str]:
+    return [each for each in packages if _version(each) is None]
+
+
+def _state(packages: Sequence[str]) -> str:
+    missing = _missing(packages)
+    if missing:
+        return f"not installed ({', '.join(missing)}): `make bench` installs it"
+    return ", ".join(f"{each} {_version(each)}" for each in packages)
 
 
 def _version(package: str) -> str | None:
@@ -101,6 +109,18 @@ EMMETT: Final = Kind(
     _stored("emt_messages", "stream_id", "stream_position", 1),
 )
 PEERS: Final = (EVENTSOURCING, FUNCTIONS, MESSAGE_DB, EMMETT, EVENTSOURCE_PY)
+LIBRARIES: Final = ("confluent-kafka", "orjson")
+"""What could stand in the place of a library of ours; measured in this process."""
+
+
+def states() -> dict[str, str]:
+    """Each peer and library, and what became of it: none is left out silently."""
+    return {each.label: each.state() for each in PEERS} | {each: _state([each]) for each in LIBRARIES}
+
+
+def with_library(package: str, against: Mapping[str, Work]) -> tuple[Mapping[str, Work], Mapping[str, str]]:
+    """The contenders that need a library, when it is there; else why they are absent."""
+    return ({}, dict.fromkeys(against, _state([package]))) if _missing([package]) else (against, {})
 
 
 class Peer:

@@ -1,4 +1,4 @@
-"""codec: every event type's published example, read and written, beside pydantic alone and the standard library."""
+"""codec: every event type's published example, read and written, beside pydantic alone, the standard library and orjson."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from shared.codec import Codec
 from shared.contracts.event import Event
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.envelope import Record, Stream
+from tests.bench.beside import with_library
 from tests.bench.measure import Effort, Outcome, Slice, Work, contest
 from tests.bench.place import Place
 from tests.bench.work import NOW, Ids
@@ -66,6 +67,18 @@ async def codec(_place: Place, effort: Effort) -> Outcome:
 
         return run
 
+    def parse() -> object:
+        import orjson
+
+        return [orjson.loads(each.payload) for each in records]
+
+    def write() -> object:
+        import orjson
+
+        return [orjson.dumps(each) for each in bodies]
+
+    parsing, no_parsing = with_library("orjson", {"orjson.loads, nothing validated": repeated(parse)})
+    writing, no_writing = with_library("orjson", {"orjson.dumps of a ready dict": repeated(write)})
     decode = await contest(
         "decode",
         "events/CPU s",
@@ -73,8 +86,10 @@ async def codec(_place: Place, effort: Effort) -> Outcome:
         {
             "bound: pydantic validate_json": repeated(lambda: [adapter.validate_json(payload) for adapter, payload in adapters]),
             "json.loads, nothing validated": repeated(lambda: [json.loads(each.payload) for each in records]),
+            **parsing,
         },
         effort,
+        no_parsing,
     )
     encode = await contest(
         "encode",
@@ -85,7 +100,9 @@ async def codec(_place: Place, effort: Effort) -> Outcome:
                 lambda: [adapter.dump_json(event) for (adapter, _), event in zip(adapters, events, strict=True)]
             ),
             "json.dumps of a ready dict": repeated(lambda: [json.dumps(each) for each in bodies]),
+            **writing,
         },
         effort,
+        no_writing,
     )
     return Outcome([decode, encode], [f"{len(records)} event types survive the way there and back"])

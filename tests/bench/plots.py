@@ -28,7 +28,7 @@ def page(report: Mapping[str, Any]) -> str:
     parts = [
         f"<p>{escape(', '.join(where))}</p>",
         *(f"<p>{escape(name)}: {escape(state)}</p>" for name, state in report["peers"].items()),
-        "<h2>Goals</h2>",
+        "<h2>Goals</h2><p>From left to right floor, target, moonshot; the dot is what was measured, and further right is better.</p>",
         _goals(report["goals"]),
     ]
     for name, bench in report["benches"].items():

