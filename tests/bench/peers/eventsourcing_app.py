@@ -4,8 +4,9 @@ Nothing is set but the size of the pool, which is that of the callers, and what 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from time import monotonic, perf_counter, sleep
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -236,12 +237,16 @@ def hot(callers: int, seconds: float, streams: int) -> Answer:
     return {**loop(callers, seconds, once), "conflicts": len(conflicts), "seeded": streams}
 
 
-def runner() -> Any:
+@contextmanager
+def runner() -> Iterator[None]:
     """A projection that begins at the start, with empty tables."""
     with psycopg.connect(given.dsn, autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS entries, balances, balances_tracking")
     Balances.committed = {}
-    return ProjectionRunner(application_class=Accounts, projection_class=Balances, view_class=View, env=environment())
+    made = ProjectionRunner(application_class=Accounts, projection_class=Balances, view_class=View, env=environment())
+    with made:
+        yield
+    made.view.datastore.close()  # It closes its application, and not the pool of its view.
 
 
 def project(events: int) -> Answer:
