@@ -289,7 +289,7 @@ def _may(name: str, grantee: str, roles: Roles) -> frozenset[str]:
     schema = name.partition(".")[0]
     if grantee == roles.app and name in _APP:
         return _APP[name]
-    if grantee == roles.app and schema not in {"es", "keys", "public"}:
+    if grantee == roles.app and schema not in {"es", "keys", "audit", "public"}:
         return frozenset({"SELECT"}) if schema == "api" else _ROWS
     if grantee == roles.app or grantee == "PUBLIC":
         return frozenset()
@@ -363,6 +363,6 @@ _RIGHTS: Final = """
 """
 _PUBLIC_FUNCTIONS: Final = """
     SELECT nspname || '.' || proname AS name FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-    WHERE nspname IN ('es', 'keys', 'consumer') AND prorettype <> 'trigger'::regtype
+    WHERE nspname IN ('es', 'keys', 'audit', 'consumer') AND prorettype <> 'trigger'::regtype
         AND EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) AS right_ WHERE right_.grantee = 0)
 """

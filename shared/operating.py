@@ -224,11 +224,16 @@ async def _verify(service: str, settings: Settings) -> None:
         raise typer.Exit(2) from None
     finally:
         connection.terminate()
+    chain = found.reads
+    if chain is not None and chain.broken_at is not None:
+        typer.echo(f"reads of personal data: number {chain.broken_at}: {chain.what}")
     for line in (*found.differences, *found.notes):
         typer.echo(line)
     result = f"{len(found.differences)} differences" if found.differences else "nothing differs"
     typer.echo(f"{result}: {found.events} events in the log, {found.records} records in the topic")
-    if found.differences:
+    if chain is not None:
+        typer.echo(f"reads of personal data: {chain.rows} in an unbroken chain" if chain.broken_at is None else "their chain is broken")
+    if found.differences or (chain is not None and chain.broken_at is not None):
         raise typer.Exit(1)
 
 

@@ -17,8 +17,9 @@ from uuid import UUID, uuid4
 import asyncpg
 import typer
 
-from shared import VERSION, consumer, custody, eventstore, logs, operating, privacy, rebuild, releasing, states
+from shared import VERSION, audit, consumer, custody, eventstore, logs, operating, privacy, rebuild, releasing, states
 from shared.application import Claims, Command, UseCase
+from shared.audit import noting
 from shared.clock import Clock
 from shared.codec import Codec
 from shared.consumer.figures import LOOK_SECONDS, Reconciliation
@@ -32,6 +33,7 @@ from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.event import Event, RefusalText
 from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
+from shared.envelope import Stream
 from shared.eventstore.clock import log_clock
 from shared.eventstore.refusals import forget_old_refusals
 from shared.eventstore.store import PostgresStore, ensure_log, open_store
@@ -40,6 +42,7 @@ from shared.eventstore.values import Answer
 from shared.http import accounts
 from shared.http.accounts import Accounts
 from shared.http.fields import CODES
+from shared.http.personal import NOTHING_PERSONAL, Disclosing, Opened, PersonalData
 from shared.http.probes import probes
 from shared.http.query import Query, Views
 from shared.http.serve import serve
@@ -119,6 +122,7 @@ class Service(Generic[L]):
     migrations: MigrationSet
     imbalance: Callable[[Connection], Awaitable[int]] | None = None
     signs_in: bool = False
+    personal: PersonalData = NOTHING_PERSONAL
     add_commands: "Callable[[typer.Typer, operating.Run, Submitting], None] | None" = None
 
     @property
@@ -232,7 +236,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             events=service.events,
             submit=engine.commands.submit,
             store=engine.store,
-            views=Views(reads, roles.reader, waits.freshness, waits.parked),
+            views=Views(reads, roles.reader, waits.freshness, waits.parked, noting(pool)),
             waits=waits,
             door=Door(Authenticator(*issuers), waits.roles_of, waits.device_of, engine.clock),
             forms=forms,
@@ -251,7 +255,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             topic_prefix=settings.topic_prefix,
             imports=service.imports,
         )
-        app = build_app(api)
+        app = build_app(api, Disclosing(data=service.personal, note=noting(pool), open_=_opener(engine, service.personal)))
         _keep_what_is_made()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, store=pool, reads=reads)))
@@ -346,7 +350,7 @@ async def migrate_database(connection: Connection, service: Service[Any], clock:
 
 def _migration_sets(service: Service[Any]) -> Sequence[MigrationSet]:
     people = (accounts.MIGRATIONS,) if service.signs_in else ()
-    return (eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS, *people, service.migrations)
+    return (eventstore.MIGRATIONS, privacy.MIGRATIONS, audit.MIGRATIONS, consumer.MIGRATIONS, *people, service.migrations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +361,7 @@ class _Engine(Generic[L]):
     look_ups: L
     clock: Clock
     commands: Commands[L]
+    pool: Pool
 
 
 @asynccontextmanager
@@ -369,9 +374,27 @@ async def _engine(service: Service[L], pool: Pool, settings: Settings, metrics: 
     clock = log_clock(pool)
     commands = Commands(store, codec, keys, look_ups, service.claims, clock, metrics)
     try:
-        yield _Engine(store, codec, keys, look_ups, clock, commands)
+        yield _Engine(store, codec, keys, look_ups, clock, commands, pool)
     finally:
         await store.close()
+
+
+def _opener(engine: _Engine[Any], data: PersonalData) -> Callable[[Stream], Coroutine[Any, Any, Opened | None]]:
+    """The last word on each personal field of a person's stream, opened by the keys as they are in the database now."""
+
+    async def open_(stream: Stream) -> Opened | None:
+        records = await engine.store.read_stream(stream, 0)
+        if not records:
+            return None
+        await engine.keys.load_with([stream.id], engine.pool)
+        unit, fields = None, dict[str, str | None].fromkeys(data.fields)
+        for record in records:
+            event = engine.codec.decode(record, engine.keys.unseal)
+            unit = getattr(event, "unit_code", unit)
+            fields.update({name: value for name in fields if (value := getattr(event, name, None)) is not None})
+        return Opened(unit, fields)
+
+    return open_
 
 
 async def _compare_with_kafka(relay: Relay) -> None:

@@ -16,6 +16,7 @@ from uuid import UUID
 from aiokafka import AIOKafkaConsumer
 
 from shared import kafka
+from shared.audit import Chain, check
 from shared.envelope import Record, chain_hash, headers_of, record_of
 from shared.eventstore.store import record_from_row
 from shared.postgres import Connection
@@ -55,6 +56,7 @@ class Verified:
     records: int = 0
     differences: list[Difference] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    reads: Chain | None = None
 
 
 class _EnoughError(Exception):
@@ -81,6 +83,8 @@ async def verify(connection: Connection, service: str, servers: str, prefix: str
             await checker.finish()
         except _EnoughError:
             checker.found.notes.append(f"stopped after {DIFFERENCES_MAX} differences")
+    if await connection.fetchval("SELECT to_regclass('audit.read') IS NOT NULL"):
+        checker.found.reads = await check(connection)
     return checker.found
 
 

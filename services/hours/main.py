@@ -5,6 +5,7 @@ from typing import Final
 from services.hours import application, inbox, projections
 from services.hours.projections import ledger
 from shared.contracts import hours
+from shared.http.personal import PersonalData, Section
 from shared.process import Service
 
 SERVICE: Final[Service[application.LookUps]] = Service(
@@ -26,4 +27,17 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     figures=(ledger.FIGURE, inbox.VOLUNTEERS),
     migrations=inbox.MIGRATIONS,
     imbalance=ledger.imbalance,
+    personal=PersonalData(
+        sections=(
+            Section(
+                "balances",
+                "时长",
+                "Balances",
+                "SELECT year, unit_name, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes, pending_minutes "
+                "FROM api.balances WHERE volunteer_id = $1 ORDER BY year, unit_code LIMIT $2",
+            ),
+            Section("attendances", "签到", "Attendance", "SELECT * FROM api.attendances WHERE volunteer_id = $1 LIMIT $2"),
+            Section("entries", "认定", "Entries", "SELECT * FROM api.history WHERE volunteer_id = $1 LIMIT $2"),
+        ),
+    ),
 )

@@ -5,6 +5,7 @@ from typing import Final
 from services.recognition import application, inbox, projections
 from services.recognition.projections import stars
 from shared.contracts import recognition
+from shared.http.personal import PersonalData, Section
 from shared.process import Service
 
 SERVICE: Final[Service[application.LookUps]] = Service(
@@ -24,4 +25,7 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     reactions=inbox.REACTIONS,
     figures=(stars.FIGURE, *inbox.FIGURES),
     migrations=inbox.MIGRATIONS,
+    personal=PersonalData(
+        sections=(Section("stars", "星级", "Stars", "SELECT * FROM api.star_history WHERE volunteer_id = $1 LIMIT $2"),),
+    ),
 )

@@ -17,9 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from shared.asyncapi import asyncapi
 from shared.http.api import Api
 from shared.http.commands import CommandRoutes
+from shared.http.disclosures import COPY_PATH, COPY_ROLES, REVEAL_PATH, REVEAL_ROLES, copy_handler, reveal_handler
 from shared.http.documents import event_schema, openapi
 from shared.http.gate import Gate, Handler, guarded, http_exceptions, security_headers
 from shared.http.page import Pages
+from shared.http.personal import Disclosing
 from shared.http.probes import is_ready
 from shared.http.problems import Catalogue, ProblemError, catalogue
 from shared.http.reads import AUDIT_ROLES, log_handler, query_handler, stream_handler
@@ -27,7 +29,7 @@ from shared.metrics import CONTENT_TYPE, Metrics
 from shared.permissions import APART, EVERYBODY, REACH, Action, Role
 
 
-def build_app(api: Api) -> FastAPI:
+def build_app(api: Api, disclosing: Disclosing | None = None) -> FastAPI:
     """The application of one api process. Raises ValueError when two tables disagree (a doubled route, a refusal without words).
 
     Set `app.state.draining = True` to take the process out of readiness before it ends.
@@ -43,7 +45,11 @@ def build_app(api: Api) -> FastAPI:
         routes.add("GET", f"/api/v1{query.path}", query_handler(api, query), EVERYBODY if query.public else query.roles)
     routes.add("GET", "/api/v1/streams/{stream}/events", stream_handler(api), AUDIT_ROLES)
     routes.add("GET", "/api/v1/events", log_handler(api), AUDIT_ROLES)
-    _add_documents(routes, api, problems)
+    if disclosing is not None:
+        if disclosing.data.fields:
+            routes.add("POST", f"/api/v1{REVEAL_PATH}", reveal_handler(api, disclosing), REVEAL_ROLES)
+        routes.add("GET", f"/api/v1{COPY_PATH}", copy_handler(api, disclosing), COPY_ROLES)
+    _add_documents(routes, api, problems, disclosing)
     _add_pages(routes, api, problems)
     _add_probes(routes, api)
     targets = api.sign_in.form_targets if api.sign_in else ()
@@ -146,7 +152,7 @@ def _check(api: Api, problems: Catalogue) -> None:
         raise ValueError(f"no such import: {sorted(unknown)}")
 
 
-def _add_documents(routes: _Routes, api: Api, problems: Catalogue) -> None:
+def _add_documents(routes: _Routes, api: Api, problems: Catalogue, disclosing: Disclosing | None) -> None:
     schemas = {(event.TYPE, str(event.VERSION)): event for event in api.events}
 
     async def all_schemas(_request: Request) -> Response:
@@ -177,7 +183,7 @@ def _add_documents(routes: _Routes, api: Api, problems: Catalogue) -> None:
             }
         )
 
-    routes.add("GET", "/api/v1/openapi.json", _once(lambda: openapi(api, problems)))
+    routes.add("GET", "/api/v1/openapi.json", _once(lambda: openapi(api, problems, disclosing)))
     routes.add("GET", "/asyncapi.json", _once(lambda: asyncapi(api.service, api.version, api.title_zh, topic_prefix=api.topic_prefix)))
     routes.add("GET", "/schemas", all_schemas)
     routes.add("GET", "/schemas/{type}/{version}", one_schema)

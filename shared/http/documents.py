@@ -11,7 +11,9 @@ from shared.contracts.event import Event
 from shared.http.api import Api
 from shared.http.body import BodyLimits
 from shared.http.commands import limits_of
+from shared.http.disclosures import COPY_PATH, COPY_ROLES, REVEAL_PATH, REVEAL_ROLES, XLSX
 from shared.http.door import ROLE_CODES
+from shared.http.personal import Disclosing
 from shared.http.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, Catalogue
 from shared.http.query import PAGE_ROWS, PAGE_ROWS_MAX, Column, Kind, Query
 from shared.http.reads import AUDIT_ROLES
@@ -51,7 +53,7 @@ _KINDS: Final[Mapping[Kind, Json]] = {
 }
 
 
-def openapi(api: Api, catalogue: Catalogue) -> Json:
+def openapi(api: Api, catalogue: Catalogue, disclosing: Disclosing | None = None) -> Json:
     """The whole document. It is a function of the tables, so it cannot lag behind the routes."""
     open_to_http = [each for each in api.use_cases if each.path is not None]
     bodies, schemas = _bodies({each.body for each in open_to_http})
@@ -64,6 +66,10 @@ def openapi(api: Api, catalogue: Catalogue) -> Json:
         paths.setdefault(f"/api/v1{query.path}", {})["get"] = _query(query, catalogue)
     paths["/api/v1/streams/{stream}/events"] = {"get": _events_of_a_stream(catalogue)}
     paths["/api/v1/events"] = {"get": _events_of_the_log(catalogue)}
+    if disclosing is not None:
+        if disclosing.data.fields:
+            paths[f"/api/v1{REVEAL_PATH}"] = {"post": _reveal(disclosing.data.fields, catalogue)}
+        paths[f"/api/v1{COPY_PATH}"] = {"get": _copy(catalogue)}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -80,6 +86,7 @@ def openapi(api: Api, catalogue: Catalogue) -> Json:
             {"name": "commands", "description": "命令 / commands"},
             {"name": "queries", "description": "查询 / queries"},
             {"name": "events", "description": "事件 / the events behind a figure"},
+            {"name": "personal data", "description": "个人信息 / personal data in the clear; each read is written down"},
         ],
         "security": [{"bearer": []}],
         "paths": paths,
@@ -90,6 +97,59 @@ def openapi(api: Api, catalogue: Catalogue) -> Json:
             "parameters": _parameters(),
             "headers": _headers(),
             "schemas": {**schemas, **_schemas(catalogue)},
+        },
+    }
+
+
+def _reveal(fields: Sequence[str], catalogue: Catalogue) -> Json:
+    said = {"type": "object", "properties": {name: {"type": ["string", "null"]} for name in fields}}
+    answer = {
+        "type": "object",
+        "required": ["volunteer_id", "noted_as", "fields"],
+        "properties": {"volunteer_id": _KINDS["uuid"], "noted_as": {"type": "integer"}, "fields": said},
+    }
+    body = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["fields", "reason"],
+        "properties": {
+            "fields": {"type": "array", "minItems": 1, "maxItems": 20, "items": {"enum": list(fields)}},
+            "reason": {"type": "string", "minLength": 4, "maxLength": 200},
+        },
+    }
+    return {
+        "operationId": "reveal",
+        "tags": ["personal data"],
+        "summary": "查看个人信息原文, 须说明理由并留痕 / One person's fields in the clear, for a reason; the read is written down",
+        "description": _roles(REVEAL_ROLES),
+        "parameters": [*_path_parameters(REVEAL_PATH), *(_parameter(name) for name in ("CorrelationId", "Traceparent"))],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": body, "example": {"fields": [fields[0]], "reason": "核对身份"}}},
+        },
+        "responses": {
+            "200": {"description": "原文 / in the clear", "content": {"application/json": {"schema": answer}}},
+            **_problems((*_BODY_CODES, *_READ_CODES, "id_invalid", "volunteer_unknown", "wrong_unit", "not_own_record"), catalogue),
+        },
+    }
+
+
+def _copy(catalogue: Catalogue) -> Json:
+    answer = {
+        "type": "object",
+        "required": ["volunteer_id", "fields", "tables"],
+        "properties": {"volunteer_id": _KINDS["uuid"], "fields": {"type": "object"}, "tables": {"type": "object"}},
+    }
+    form = {"name": "format", "in": "query", "schema": {"enum": ["json", "xlsx"], "default": "json"}, "description": "JSON, or Excel"}
+    return {
+        "operationId": "copy",
+        "tags": ["personal data"],
+        "summary": "本人信息副本 / Everything this service holds of a person, for that person (PIPL art. 45)",
+        "description": _roles(COPY_ROLES),
+        "parameters": [*_path_parameters(COPY_PATH), form, *(_parameter(name) for name in ("CorrelationId", "Traceparent"))],
+        "responses": {
+            "200": {"description": "副本 / the copy", "content": {"application/json": {"schema": answer}, XLSX: {}}},
+            **_problems((*_READ_CODES, "id_invalid"), catalogue),
         },
     }
 

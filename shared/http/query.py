@@ -14,8 +14,9 @@ from uuid import UUID
 
 import asyncpg
 
+from shared.audit import NoteRead, PersonalRead
 from shared.clock import CIVIL_ZONE
-from shared.errors import NotCaughtUpError, StoreUnavailableError
+from shared.errors import LeifengError, NotCaughtUpError, StoreUnavailableError
 from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
 from shared.tracing import parse_uuid
@@ -89,6 +90,7 @@ class Query:
 
     `path` is below `/api/v1`. `roles` may ask; `public` queries also stand on the page for everybody, so they carry numbers and ids and
     never a name. `key` names the column that is the partition key of the events behind a row: rows whose key is parked say so.
+    `personal` names columns that say something of a person (whom `key` names): each page that shows them is written down, with who asked.
     `details` opens a row into what is behind it: a path below `/api/v1` with `{columns}`, such as `streams/account-{account_id}/events`.
     """
 
@@ -104,6 +106,7 @@ class Query:
     public: bool = False
     key: str | None = None
     details: str | None = None
+    personal: Sequence[str] = ()
 
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of the order columns, for reading a cursor back."""
@@ -153,6 +156,8 @@ class Views:
     reader_role: str
     freshness: "Callable[[Connection], Awaitable[Sequence[Freshness]]]"
     parked: "Callable[[Connection], Awaitable[frozenset[str]]]"
+    note: NoteRead | None = None
+    """Writes down who is shown personal columns; without it none are shown."""
 
 
 PUBLIC_READER: Final = "public"
@@ -184,10 +189,22 @@ async def read(
         attempts -= 1
         try:
             async with views.pool.acquire(timeout=POOL_WAIT_SECONDS) as connection:
-                return await _read(connection, views, query, filters, cursor, limit, reader, required)
+                page = await _read(connection, views, query, filters, cursor, limit, reader, required)
         except asyncpg.exceptions.InvalidCachedStatementError as error:
             if attempts == 0:
                 raise StoreUnavailableError("views kept changing") from error
+        else:
+            await _note(views, query, page, reader)
+            return page
+
+
+async def _note(views: Views, query: Query, page: Page, reader: Actor | None) -> None:
+    if not query.personal or not page.rows:
+        return
+    if views.note is None or reader is None or query.key is None:
+        raise LeifengError(f"{query.name} shows personal data and nobody writes that down")
+    subjects = [row[query.key] for row in page.rows]
+    await views.note(PersonalRead(reader, subjects, query.personal, query.name, "list"))
 
 
 async def _read(

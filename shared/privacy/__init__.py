@@ -106,7 +106,7 @@ class PersonalKeys:
             return []
         return self._keep(wanted, await self._pool.fetch(_SELECT_KEYS, wanted))
 
-    async def load_with(self, subjects: Iterable[UUID], connection: Connection) -> list[UUID]:
+    async def load_with(self, subjects: Iterable[UUID], connection: Connection | Pool) -> list[UUID]:
         """The same as the database says now, whatever this process remembers, and within the caller's transaction it stays so.
 
         Who writes clear values there is waited for by whoever destroys the key, and what was written is then found and cleared.

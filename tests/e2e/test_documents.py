@@ -16,6 +16,7 @@ from services.hours import main as hours
 from services.recognition import main as recognition
 from services.registration import main as registration
 from shared.contracts.topics import EVENTS, SUBSCRIPTIONS, TOPICS
+from shared.http.disclosures import COPY_PATH, REVEAL_PATH
 from shared.http.problems import PROBLEMS
 from shared.process import Service
 from tests.e2e.stage import Stage, on
@@ -53,10 +54,12 @@ async def test_the_openapi_document_is_valid_and_has_a_path_for_every_command_an
     ours = OURS[service]
     commands = {f"/api/v1{each.path}" for each in ours.use_cases if each.path}
     queries = {f"/api/v1{each.path}" for each in ours.queries}
-    assert {path for path, operations in said["paths"].items() if "post" in operations} == commands
+    revealed = {f"/api/v1{REVEAL_PATH}"} if ours.personal.fields else set[str]()
+    assert {path for path, operations in said["paths"].items() if "post" in operations} == commands | revealed
     assert {path for path, operations in said["paths"].items() if "get" in operations} == queries | {
         "/api/v1/events",
         "/api/v1/streams/{stream}/events",
+        f"/api/v1{COPY_PATH}",
     }
 
 

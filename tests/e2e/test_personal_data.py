@@ -69,6 +69,34 @@ def _logged(stack: Stack) -> set[str]:
     return {field for field, words in CANARIES.items() if words in lines}
 
 
+async def test_a_reveal_and_a_copy_are_written_down_in_a_chain_before_anything_is_shown(stage: Stage, person: UUID) -> None:
+    said = {"fields": ["name", "guardian_name"], "reason": "核对监护人"}
+    path = f"/api/v1/volunteers/{person}/reveal"
+    shown = await stage.bureau("registration").post(path, json=said)
+    assert shown.status_code == 200, shown.text
+    assert shown.json()["fields"] == {"name": CANARIES["name"], "guardian_name": CANARIES["guardian"]}
+    refused = await stage.bureau("registration").post(path, json={**said, "fields": ["secret"]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "field_wrong_value")
+    assert (await stage.self_("registration", person).post(path, json=said)).status_code == 403
+    copies = []
+    for service in SERVICES:
+        copies.append(await stage.self_(service, person).get(f"/api/v1/volunteers/{person}/copy"))
+        workbook = await stage.self_(service, person).get(f"/api/v1/volunteers/{person}/copy", params={"format": "xlsx"})
+        assert workbook.content.startswith(b"PK"), workbook.text
+        assert (await stage.self_(service, uuid4()).get(f"/api/v1/volunteers/{person}/copy")).status_code == 403
+    assert copies[0].json()["fields"]["name"] == CANARIES["name"]
+    assert [set(each.json()["tables"]) for each in copies] == [
+        {"record", "enrollments"}, {"balances", "attendances", "entries"}, {"stars"},
+    ]  # fmt: skip
+    listed = await stage.bureau("registration").get("/api/v1/personal-data-reads", params={"subject": str(person)})
+    assert [(row["what"], row["why"]) for row in listed.json()["items"]] == [
+        ("reveal", "核对监护人"), ("copy", "own copy"), ("copy", "own copy"),
+    ]  # fmt: skip
+    assert not any(words in listed.text for words in CANARIES.values())
+    verified = await run("registration", stage.stack.environment("registration"), "verify")
+    assert (verified.code, "reads of personal data: 3 in an unbroken chain" in verified.out) == (0, True), verified.out
+
+
 async def test_texts_about_a_person_are_clear_in_no_log_and_gone_from_every_view_once_erased(stage: Stage, person: UUID) -> None:
     stack = stage.stack
     assert await _found(stack, ("es", "consumer", "keys", "lookup")) == set()
@@ -79,7 +107,7 @@ async def test_texts_about_a_person_are_clear_in_no_log_and_gone_from_every_view
     accepted(await command(stage.self_("registration", person), f"/volunteers/{person}/erasure", {"reason": CANARIES["name"]}))
     accepted(await command(stage.bureau("registration"), f"/volunteers/{person}/erasure/approve", {}))
     await stack.settled()
-    assert await _found(stack, ("es", "consumer", "keys", "lookup", "api", "views_.*")) == set()
+    assert await _found(stack, ("es", "consumer", "keys", "lookup", "audit", "api", "views_.*")) == set()
     assert _logged(stack) == set()
     proof = await _proof(stage, person)
     assert proof["requested_by"] == str(person)

@@ -5,6 +5,7 @@ from typing import Final
 
 from services.hours.projections import activities, attendances, entries, ledger, policies, units
 from shared.consumer.values import Projection
+from shared.http.audited import READS
 from shared.http.query import Query
 
 PROJECTIONS: Final[tuple[Projection, ...]] = (
@@ -24,6 +25,7 @@ QUERIES: Final[tuple[Query, ...]] = (
     ledger.QUERY,
     attendances.QUERY,
     policies.QUERY,
+    READS,
 )
 
 API_SQL: Final = Path(__file__).parent / "api.sql"

@@ -204,3 +204,17 @@ CREATE VIEW api.units AS SELECT code, name FROM units;
 COMMENT ON VIEW api.units IS '单位: 登记服务最后所说的名称 / Units: what each is called, as registration said last';
 COMMENT ON COLUMN api.units.code IS '单位代码 / Code of the unit';
 COMMENT ON COLUMN api.units.name IS '单位名称 / Name of the unit';
+
+CREATE VIEW api.personal_data_reads AS
+SELECT number, at, actor, role AS acting_as, unit, array_to_string(subjects, ' ') AS subjects, array_to_string(fields, ' ') AS fields, what, reason AS why
+FROM audit.read;
+COMMENT ON VIEW api.personal_data_reads IS '个人信息查阅记录 / Who has read personal data, about whom, which fields, why';
+COMMENT ON COLUMN api.personal_data_reads.number IS '序号 / Number in the chain';
+COMMENT ON COLUMN api.personal_data_reads.at IS '时间 / When';
+COMMENT ON COLUMN api.personal_data_reads.actor IS '查阅人标识 / Who read, by a random id';
+COMMENT ON COLUMN api.personal_data_reads.acting_as IS '角色 / In which role';
+COMMENT ON COLUMN api.personal_data_reads.unit IS '单位代码 / For which unit';
+COMMENT ON COLUMN api.personal_data_reads.subjects IS '被查阅人标识 / About whom, by random ids';
+COMMENT ON COLUMN api.personal_data_reads.fields IS '字段 / Which fields';
+COMMENT ON COLUMN api.personal_data_reads.what IS '方式: reveal 查看原文, copy 副本, 或列表名 / How: reveal, copy, or the name of a list';
+COMMENT ON COLUMN api.personal_data_reads.why IS '理由 / Why';

@@ -5,6 +5,7 @@ from typing import Final
 
 from services.registration.projections import activities, erasures, programmes, volunteer_records, volunteers
 from shared.consumer.values import Figure, Projection
+from shared.http.audited import READS
 from shared.http.query import Query
 
 PROJECTIONS: Final[tuple[Projection, ...]] = (
@@ -28,6 +29,7 @@ QUERIES: Final[tuple[Query, ...]] = (
     programmes.UNITS,
     programmes.ROLES,
     programmes.DEVICES,
+    READS,
 )
 
 FIGURES: Final[tuple[Figure, ...]] = (volunteers.FIGURE, *volunteer_records.FIGURES)

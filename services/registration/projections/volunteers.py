@@ -161,6 +161,7 @@ QUERY: Final = Query(
     filters=(BY_UNIT, Filter("standing", "text", "状态", "Standing")),
     key="volunteer_id",
     details="streams/volunteer-{volunteer_id}/events",
+    personal=("masked_name", "skills"),
 )
 
 NAMED: Final = Query(

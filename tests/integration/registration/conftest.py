@@ -15,6 +15,7 @@ from services.registration.inbox import LookUps
 from services.registration.main import SERVICE
 from services.registration.projections import PROJECTIONS
 from shared.application import Command
+from shared.audit import noting
 from shared.codec import Codec
 from shared.consumer.inbox import deadline_fold
 from shared.consumer.values import Fact, system_actor
@@ -50,7 +51,7 @@ class Registration:
         self.lookups = LookUps(pool)
         self.commands = self.another_process()
         self._applied = 0
-        self._views = Views(pool, Roles("scratch_owner").reader, _nothing, _none_parked)
+        self._views = Views(pool, Roles("scratch_owner").reader, _nothing, _none_parked, noting(pool))
 
     def another_process(self) -> Commands[LookUps]:
         """Commands with a cache of its own."""

@@ -14,6 +14,7 @@ import pytest
 from services.registration.inbox import release_seats
 from services.registration.main import SERVICE
 from services.registration.projections import QUERIES, activities, erasures, programmes, volunteer_records, volunteers
+from shared.audit import Chain, check
 from shared.consumer.values import Fact, NotYetError, system_actor
 from shared.consumer.withdrawals import withdrawal_fold
 from shared.contracts.event import SEALED_PREFIX
@@ -28,6 +29,7 @@ from shared.contracts.registration import (
     VolunteerDeregistered,
 )
 from shared.eventstore.values import Answer
+from shared.http.audited import READS
 from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
 from shared.postgres import connect
@@ -307,6 +309,20 @@ async def test_a_role_of_who_was_erased_is_withdrawn_without_a_word(registration
     role = {"role": "kiosk", "unit_code": UNIT}
     answer = await registration.ask("withdraw_role", body(**role, reason="设备遗失"), BUREAU, person_id=who)
     assert (answer.outcome, answer.count) == ("accepted", 1)
+
+
+async def test_who_reads_a_list_with_personal_columns_is_written_down_with_whom_they_saw(registration: Registration) -> None:
+    await adopt(registration)
+    seen = await people(registration, 2)
+    await registration.rows(volunteers.QUERY, UNIT_ADMIN)
+    await registration.rows(volunteer_records.QUERY, UNIT_ADMIN)
+    (noted,) = await registration.rows(READS, AUDITOR)
+    assert (noted["actor"], noted["acting_as"], noted["what"]) == (UNIT_ADMIN.person_id, "unit_admin", "volunteers")
+    assert set(noted["subjects"].split()) == set(map(str, seen))
+    assert noted["fields"] == "masked_name skills"
+    owner = await connect(registration.dsn, "tests")
+    assert await check(owner) == Chain(1)
+    await owner.close()
 
 
 async def test_staff_are_shown_the_skills_of_their_volunteers(registration: Registration) -> None:

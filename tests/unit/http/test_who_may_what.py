@@ -20,6 +20,7 @@ from shared.http.app import build_app
 from shared.http.auth import Caller
 from shared.http.door import Door, Roles
 from shared.http.forms import Forms
+from shared.http.personal import Disclosing
 from shared.http.problems import ProblemError
 from shared.http.signin import SignIn
 from shared.metrics import Metrics
@@ -71,7 +72,8 @@ def app_of(service: Service[Any]) -> Any:
             sign_in=SignIn(away, away, FORMS, None, away, {}) if service.signs_in else None,
             metrics=Metrics(service.name, "0"),
             imports=service.imports,
-        )
+        ),
+        Disclosing(data=service.personal, note=away, open_=away),
     )
 
 

@@ -1,0 +1,39 @@
+"""Who has read personal data: the list for auditors, the same in every service."""
+
+from typing import Final
+
+from shared.http.query import Column, Filter, Query
+from shared.permissions import Role
+
+READS: Final = Query(
+    name="personal_data_reads",
+    path="/personal-data-reads",
+    sql="""
+        SELECT number, at, actor, acting_as, unit, subjects, fields, what, why FROM api.personal_data_reads
+        WHERE ($1::uuid IS NULL OR subjects LIKE '%' || $1::text || '%') AND ($2::uuid IS NULL OR actor = $2)
+          AND ($3::text IS NULL OR what = $3)
+          AND ($4::bigint IS NULL OR number > $4)
+        ORDER BY number LIMIT $5
+    """,
+    columns=(
+        Column("number", "integer", "序号", "Number", plain=True),
+        Column("at", "instant", "时间", "At"),
+        Column("actor", "uuid", "查阅人", "Who"),
+        Column("acting_as", "text", "角色", "Role"),
+        Column("unit", "text", "单位代码", "Unit's code"),
+        Column("subjects", "text", "被查阅人", "About whom"),
+        Column("fields", "text", "字段", "Fields"),
+        Column("what", "text", "方式", "How"),
+        Column("why", "text", "理由", "Why"),
+    ),
+    order=("number",),
+    roles=frozenset({Role.AUDITOR, Role.BUREAU_ADMIN}),
+    title_zh="个人信息查阅记录",
+    title_en="Reads of personal data",
+    filters=(
+        Filter("subject", "uuid", "被查阅人", "About whom"),
+        Filter("actor", "uuid", "查阅人", "Who"),
+        Filter("what", "text", "方式", "How"),
+    ),
+)
+"""Persons are named by their random ids. `verify` proves the chain behind it."""
