@@ -13,6 +13,7 @@ const store = getPostgreSQLEventStore(given.dsn, { connectionOptions: { pooled: 
 const proposed = () => ({ type: "Proposed", data: { ...given.proposed, entry_id: randomUUID() } });
 
 const handle = CommandHandler({
+  retry: { onVersionConflict: 10 }, // A slow command may still be at a stream when its turn comes again.
   initialState: () => ({ waiting: new Map() }),
   evolve: (state, { type, data }) => {
     if (type === "Proposed") state.waiting.set(data.entry_id, data.minutes);

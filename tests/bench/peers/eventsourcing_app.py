@@ -208,10 +208,14 @@ def command(callers: int, seconds: float, used: int) -> Answer:
         stream, entry = next(waiting, (None, ""))
         if stream is None:
             return 0
-        account: Account = app.repository.get(stream)
-        account.confirm(entry)
-        app.save(account)
-        return 1
+        while True:
+            account: Account = app.repository.get(stream)
+            account.confirm(entry)
+            try:
+                app.save(account)
+            except IntegrityError:  # A slow command was still at this stream when its turn came again.
+                continue
+            return 1
 
     return loop(callers, seconds, once)
 
