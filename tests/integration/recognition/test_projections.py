@@ -145,7 +145,7 @@ async def test_policies_are_shown_in_hours(pool: Pool, reads: Views, facts: Fact
 
 
 async def test_a_row_opens_into_the_volunteers_own_stream() -> None:
-    assert [query.details for query in projections.QUERIES] == ["streams/star-{volunteer_id}/events"] * 2 + [None]
+    assert [query.details for query in projections.QUERIES] == ["streams/star-{volunteer_id}/events"] * 2 + [None] * 2
 
 
 async def test_every_column_that_admins_see_says_what_it_is(template: str) -> None:

@@ -78,6 +78,7 @@ async def story(site: Site) -> Story:
     assert (await site.enroll(new, activity)).status_code == 200
     assert (await site.withdraw(known, activity)).status_code == 200
     assert (await site.erase(erased)).status_code == 200
+    await until(lambda: acknowledged(site))
     await site.caught_up()
     site.stop()
     before = await picture(site)
@@ -155,6 +156,12 @@ async def test_who_recovered_and_why_is_kept(story: Story) -> None:
         ("open", "recovering", "relay", "Kafka holds what the log does not"),
         ("recovering", "open", "操作员", "the disk broke"),
     ]
+
+
+async def acknowledged(site: Site) -> bool:
+    """Whether the service has said that it let go of the one who was erased."""
+    rows = await site.sql(SERVICE, "SELECT count(*) AS n FROM es.event WHERE type = 'registration.erasure_receipt_recorded'")
+    return bool(rows[0]["n"] == 1)
 
 
 async def expired(site: Site, times: int) -> bool:
