@@ -80,6 +80,7 @@ async def scene(stage: Stage) -> Scene:
     await stage.confirm(entry)
     leaver = await stage.volunteer("郑十")
     accepted(await command(stage.self_("registration", leaver.id), f"/volunteers/{leaver.id}/erasure", {}))
+    accepted(await command(stage.bureau("registration"), f"/volunteers/{leaver.id}/erasure/approve", {}))
     device = {"unit_code": UNIT, "name": "东门签到机", "key_digest": sha256(uuid4().bytes).hexdigest()}
     accepted(await command(stage.leader("registration"), "/devices", device))
     await stage.stack.settled()

@@ -79,6 +79,7 @@ async def story(site: Site) -> Story:
     assert (await site.withdraw(known, activity)).status_code == 200
     assert (await site.erase(erased)).status_code == 200
     await until(lambda: acknowledged(site))
+    await until(lambda: nothing_to_acknowledge(site))
     await site.caught_up()
     site.stop()
     before = await picture(site)
@@ -95,6 +96,7 @@ async def story(site: Site) -> Story:
     recovered = await picture(site)
     site.start(f"{SERVICE}-worker")
     await site.caught_up()
+    await until(lambda: nothing_to_acknowledge(site))
     now = await picture(site)
     return Story(site, known, new, erased, late, activity, enrolled.json(), before, while_closed, closed_as, ran, recovered, now)
 
@@ -162,6 +164,11 @@ async def acknowledged(site: Site) -> bool:
     """Whether the service has said that it let go of the one who was erased."""
     rows = await site.sql(SERVICE, "SELECT count(*) AS n FROM es.event WHERE type = 'registration.erasure_receipt_recorded'")
     return bool(rows[0]["n"] == 1)
+
+
+async def nothing_to_acknowledge(site: Site) -> bool:
+    """Whether the deadline of the receipt, which came again with the rest, has been answered as at first."""
+    return not await site.sql(SERVICE, "SELECT FROM consumer.deadline WHERE name = 'acknowledge_erasure'")
 
 
 async def expired(site: Site, times: int) -> bool:
