@@ -102,11 +102,14 @@ async def test_every_process_is_read_and_lag_is_known_of_every_consumer(asked: A
     await asked.until("max by (service) (abs(leifeng_ledger_imbalance_minutes))", dict.fromkeys(SERVICES, 0.0))
 
 
-async def test_every_rule_is_evaluated_and_none_fires_on_a_sound_system(asked: Asked) -> None:
+async def test_every_rule_is_evaluated_and_none_fires_on_a_sound_system(asked: Asked, stack: Stack) -> None:
     await asked.until("up", dict.fromkeys(PROCESSES, 1.0))
     rules = await asked.rules()
     assert {rule["name"] for rule in rules} == set(re.findall(r"- alert: (\w+)", (FOLDER / "rules.yml").read_text(encoding="utf-8")))
-    assert [rule["name"] for rule in rules if (rule["health"], rule["state"]) != ("ok", "inactive")] == []
+    # Requests made up from the documents may have left an erasure open, and this clock travels by days: that one is overdue indeed.
+    waiting = await stack.sql("registration", "SELECT volunteer_id FROM api.erasures WHERE state IN ('requested', 'erased')")
+    firing = {rule["name"] for rule in rules if (rule["health"], rule["state"]) != ("ok", "inactive")}
+    assert firing - ({"ErasureIsOverdue"} if waiting else set()) == set()
 
 
 async def test_every_metric_of_a_rule_stands_on_the_pages_that_are_read(stage: Stage, stack: Stack) -> None:
