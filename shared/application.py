@@ -90,6 +90,40 @@ class UseCase(Generic[B, L]):
     title_en: str
 
 
+class AcknowledgeErasure(BaseModel):
+    """确认已清除: what this service held of a person is gone, after the erasure at this position of registration's log."""
+
+    erased_position: int
+
+
+def acknowledging_erasure(
+    plan: Callable[[Asked[AcknowledgeErasure], L], Awaitable[Plan[Any]]], refusals: tuple[str, ...] = ()
+) -> UseCase[AcknowledgeErasure, L]:
+    """Each service has it: asked by a deadline that `withdrawals` sets in the transaction that destroys the key and empties the rows."""
+    return UseCase(
+        name="acknowledge_erasure",
+        path=None,
+        body=AcknowledgeErasure,
+        roles=frozenset({Role.SYSTEM}),
+        plan=plan,
+        refusals=refusals,
+        title_zh="确认已清除",
+        title_en="Acknowledge an erasure",
+    )
+
+
+def saying_purged(category: str, purged: Callable[[UUID, int], Event]) -> UseCase[AcknowledgeErasure, Any]:
+    """`acknowledging_erasure` for a service that only says so: `purged(volunteer_id, erased_position)`, once for each person's stream."""
+    said: Aggregate[bool] = Aggregate(category, False, lambda _state, _event: True)
+
+    async def plan(asked: Asked[AcknowledgeErasure], _lookups: Any) -> Plan[bool]:
+        volunteer_id = asked.ids["volunteer_id"]
+        event = purged(volunteer_id, asked.body.erased_position)
+        return Plan(Stream(category, volunteer_id), said, lambda is_said: [] if is_said else [event])
+
+    return acknowledging_erasure(plan)
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """What a reaction or a deadline asks this service to do, through the same `submit` as HTTP (D10)."""

@@ -13,7 +13,7 @@ from services.hours.domain.account import Account
 from services.hours.domain.attendance import Activity, Attendance
 from services.hours.domain.day import civil_day, day_of
 from services.hours.domain.policy import HoursPolicies
-from shared.application import Aggregate, Asked, Claims, Plan, UseCase
+from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Plan, UseCase, saying_purged
 from shared.clock import CIVIL_ZONE, civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.hours import HoursPolicyAdopted, PersonalDataPurged
@@ -24,7 +24,6 @@ from shared.permissions import Role
 HOURS_POLICY: Final = Aggregate("hours_policy", HoursPolicies(), policy.evolve)
 ATTENDANCE: Final = Aggregate("attendance", Attendance(), attendance.evolve)
 ACCOUNT: Final = Aggregate("account", Account(), account.evolve)
-ERASURE: Final[Aggregate[bool]] = Aggregate("hours_erasure", False, lambda _state, _event: True)
 """Whether a person's data are gone."""
 
 
@@ -389,28 +388,8 @@ REVERSE_SERVICE_TIME: Final[UseCase[ReverseServiceTime, LookUps]] = UseCase(
 )
 
 
-class AcknowledgeErasure(BaseModel):
-    """确认已清除: what this service held of a person is gone, after the erasure at this position of registration's log."""
-
-    erased_position: int
-
-
-async def _acknowledge_erasure(asked: Asked[AcknowledgeErasure], _lookups: LookUps) -> Plan[bool]:
-    """Asked once `withdrawals` has destroyed the key and emptied the rows, in one transaction with that."""
-    volunteer_id = asked.ids["volunteer_id"]
-    purged = PersonalDataPurged(volunteer_id=volunteer_id, erased_position=asked.body.erased_position)
-    return Plan(Stream("hours_erasure", volunteer_id), ERASURE, lambda is_purged: [] if is_purged else [purged])
-
-
-ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = UseCase(
-    name="acknowledge_erasure",
-    path=None,
-    body=AcknowledgeErasure,
-    roles=frozenset({Role.SYSTEM}),
-    plan=_acknowledge_erasure,
-    refusals=(),
-    title_zh="确认已清除",
-    title_en="Acknowledge an erasure",
+ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = saying_purged(
+    "hours_erasure", lambda who, position: PersonalDataPurged(volunteer_id=who, erased_position=position)
 )
 
 USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from services.recognition.domain import policy, star
 from services.recognition.domain.policy import StarPolicies
 from services.recognition.domain.star import Confirmed, Stars
-from shared.application import Aggregate, Asked, Claims, Plan, UseCase
+from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Plan, UseCase, saying_purged
 from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.recognition import PersonalDataPurged, StarPolicyAdopted
@@ -21,7 +21,6 @@ from shared.permissions import Role
 
 STAR: Final = Aggregate("star", Stars(), star.evolve)
 STAR_POLICY: Final = Aggregate("star_policy", StarPolicies(), policy.evolve)
-ERASURE: Final[Aggregate[bool]] = Aggregate("recognition_erasure", False, lambda _state, _event: True)
 """Whether a person's data are gone."""
 
 
@@ -149,28 +148,8 @@ REASSESS_STARS: Final[UseCase[Reassess, LookUps]] = UseCase(
 )
 
 
-class AcknowledgeErasure(BaseModel):
-    """确认已清除: what this service held of a person is gone, after the erasure at this position of registration's log."""
-
-    erased_position: int
-
-
-async def _acknowledge_erasure(asked: Asked[AcknowledgeErasure], _lookups: LookUps) -> Plan[bool]:
-    """Asked once `withdrawals` has destroyed the key and emptied the rows, in one transaction with that."""
-    volunteer_id = asked.ids["volunteer_id"]
-    purged = PersonalDataPurged(volunteer_id=volunteer_id, erased_position=asked.body.erased_position)
-    return Plan(Stream("recognition_erasure", volunteer_id), ERASURE, lambda is_purged: [] if is_purged else [purged])
-
-
-ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = UseCase(
-    name="acknowledge_erasure",
-    path=None,
-    body=AcknowledgeErasure,
-    roles=frozenset({Role.SYSTEM}),
-    plan=_acknowledge_erasure,
-    refusals=(),
-    title_zh="确认已清除",
-    title_en="Acknowledge an erasure",
+ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = saying_purged(
+    "recognition_erasure", lambda who, position: PersonalDataPurged(volunteer_id=who, erased_position=position)
 )
 
 USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (ADOPT_STAR_POLICY, APPLY_FOR_STAR, REASSESS_STARS, ACKNOWLEDGE_ERASURE)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringCons
 
 from services.registration.domain import activity, device, programme, role, volunteer
 from services.registration.programme_file import CODE, FILE_CHARACTERS_MAX, NAMESPACE, read_programme
-from shared.application import Aggregate, Asked, Claim, Claims, Plan, UseCase
+from shared.application import AcknowledgeErasure, Aggregate, Asked, Claim, Claims, Plan, UseCase, acknowledging_erasure
 from shared.calendar import working_day_after
 from shared.clock import civil_date, civil_midnight
 from shared.contracts.event import Event, Refusal, RefusalText
@@ -136,12 +136,6 @@ class DeclineErasure(BaseModel):
     """Why they are not erased."""
 
     reason_code: ErasureDeclineReason
-
-
-class AcknowledgeErasure(BaseModel):
-    """What this service held of a person is gone, after the erasure at this position of registration's log."""
-
-    erased_position: int
 
 
 class RecordErasureReceipt(BaseModel):
@@ -493,16 +487,7 @@ GRANT_ROLE: Final[UseCase[GrantRole, LookUps]] = UseCase(
 
 _ERASURE: Final = (*_RECORD, "erasure_not_requested")
 
-ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = UseCase(
-    "acknowledge_erasure",
-    None,
-    AcknowledgeErasure,
-    _SYSTEM,
-    _acknowledge_erasure,
-    ("volunteer_unknown",),
-    "确认已清除",
-    "Acknowledge an erasure",
-)
+ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = acknowledging_erasure(_acknowledge_erasure, ("volunteer_unknown",))
 
 RECORD_ERASURE_RECEIPT: Final[UseCase[RecordErasureReceipt, LookUps]] = UseCase(
     "record_erasure_receipt", None, RecordErasureReceipt, _SYSTEM, _record_erasure_receipt, ("volunteer_unknown",),
