@@ -4,6 +4,7 @@ import asyncio
 import getpass
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any, Final
@@ -253,9 +254,10 @@ async def _recover(operated: Operated, settings: Settings, because: Because, *, 
                 because=because,
                 say=typer.echo,
                 accept_loss=accept_loss,
+                erase_again=None if settings.erasures_file is None else partial(_erase_again, operated, settings),
             )
             done = await recover(recovery)
-    except (RecoverError, StateError) as error:
+    except (RecoverError, StateError, erasures.ErasureListError) as error:
         typer.echo(f"the log stays closed: {error}", err=True)
         raise typer.Exit(1) from None
     except LOST_ERRORS as error:
@@ -263,8 +265,6 @@ async def _recover(operated: Operated, settings: Settings, because: Because, *, 
         raise typer.Exit(1) from None
     finally:
         await connection.close(timeout=5)
-    if settings.erasures_file is not None:
-        await _apply_erasures(operated, settings)
     typer.echo(f"open at position {done.head}: the copy held {done.restored_head}, {done.head - done.restored_head} came back from Kafka")
     if done.lost:
         typer.echo(f"lost: {done.lost} events after position {done.head} were acknowledged and had not reached Kafka")
@@ -287,14 +287,18 @@ async def _export_erasures(connection: Connection, service: str, settings: Setti
 
 
 async def _apply_erasures(operated: Operated, settings: Settings) -> None:
+    try:
+        await _erase_again(operated, settings)
+    except erasures.ErasureListError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(1) from None
+
+
+async def _erase_again(operated: Operated, settings: Settings) -> None:
     dsn, path = settings.postgres_dsn.get_secret_value(), _erasures_file(settings)
     async with open_pool(dsn, f"{operated.name} erasures", 1, role=(await roles_at(dsn)).app) as pool, pool.acquire() as connection:
         keys, codec = PersonalKeys(pool, KeyFile(settings.key_file)), Codec(EVENTS, UPCASTERS)
-        try:
-            again = await erasures.apply(connection, keys, operated.consumers, codec, path)
-        except erasures.ErasureListError as error:
-            typer.echo(error, err=True)
-            raise typer.Exit(1) from None
+        again = await erasures.apply(connection, keys, operated.consumers, codec, path)
     for person in again:
         typer.echo(f"erased again: {person}")
     typer.echo(f"{len(again)} persons of {path.name} had come back")

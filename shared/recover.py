@@ -6,7 +6,7 @@ seal), so a recovery that was killed goes on where it stood. Look-ups, deadlines
 restored with the log and are not ahead of it, so their consumers read on by themselves.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,6 +48,8 @@ class Recovery:
     """What a recovery works with. `connection` is the owner's; `say` is told of progress, one line each time.
 
     `accept_loss` opens the log although Kafka has lost a tail that it once held: others may have read it, and will stop where it begins.
+    `erase_again` destroys the keys of those who were erased after the copy, also where Kafka tells of it no more; it ends before anybody is
+    let in.
     """
 
     connection: Connection
@@ -60,6 +62,7 @@ class Recovery:
     because: Because
     say: Callable[[str], None]
     accept_loss: bool = False
+    erase_again: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class _Reading:
 async def recover(recovery: Recovery) -> Recovered:
     """Closes the log, imports the tail, opens the log. May be run on any log, and again after a kill.
 
-    Raises RecoverError, kafka.LOST_ERRORS and what the database raises; the log stays closed then.
+    Raises RecoverError, kafka.LOST_ERRORS, and what `erase_again` and the database raise; the log stays closed then.
     """
     log_id, restored_head = await _close(recovery)
     try:
@@ -126,6 +129,8 @@ async def recover(recovery: Recovery) -> Recovered:
             "Bring Kafka's data or a newer copy of the database back; or run again with --accept-loss, and rebuild who has read further"
         )
     without_keys = await _replace_lost_keys(recovery, log_id, restored_head)
+    if recovery.erase_again is not None:
+        await recovery.erase_again()
     await _open(recovery)
     return Recovered(restored_head, head, max(said.head - head, 0), without_keys)
 
