@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from deploy.local.jars import class_path
-from deploy.local.kafka import LocalKafka
-from deploy.local.places import JARS
+from deploy.local.kafka import LocalKafka, installed
 from deploy.local.postgres import LocalPostgres, scratch_database
 from deploy.local.progress import Console
 from shared import logs
@@ -40,7 +38,7 @@ class Databases:
 @pytest.fixture(scope="session")
 def kafka_class_path() -> str:
     """Kafka's checked jars; fetched by the first run on a machine."""
-    return class_path(JARS, Console())
+    return installed(Console())
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def class_path(directory: Path, console: Console, lock: Path = LOCK) -> str:
         return os.pathsep.join(map(str, installed))
     jars = read_lock(lock)
     directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory / "fetch.lock"):
+    with alone(directory / "fetch.lock"):
         missing = [jar for jar in jars if not _sound(directory / "jars" / jar.file_name, jar)]
         if missing:
             _fetch(missing, directory, console)
@@ -142,8 +142,8 @@ def write_lock(lock: Path = LOCK) -> int:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Two starts at once (a test run beside `make up`) fetch one after the other."""
+def alone(lock: Path) -> Iterator[None]:
+    """Of two starts at once (a test run beside `make up`) one does what needs doing once, and the other waits for it."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

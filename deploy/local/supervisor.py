@@ -23,10 +23,9 @@ from typing import Final, Self
 
 from deploy.local.children import Child, Identity, last_lines, wait_for
 from deploy.local.environment import HOST, SERVICES, Ports, base_url, database_of, reader_of, service_environment
-from deploy.local.jars import class_path
-from deploy.local.kafka import LocalKafka, Node
+from deploy.local.kafka import LocalKafka, Node, installed
 from deploy.local.keys import Keys, person_id
-from deploy.local.places import CHECKOUT, JARS, Places
+from deploy.local.places import CHECKOUT, Places
 from deploy.local.postgres import LocalPostgres, forget_root_data
 from deploy.local.progress import MEGABYTE, Console
 from deploy.local.trouble import Trouble
@@ -128,7 +127,7 @@ class Supervisor:
     def start_backing(self) -> None:
         """Broker and database, with a database and an owner role for each service. Raises Trouble."""
         with self._phase("Kafka and PostgreSQL are up"):
-            jars = class_path(JARS, self._console)
+            jars = installed(self._console)
             ports = self._ports
             node = Node(ports.kafka, ports.kafka_controller)
             self._kafka = kafka = LocalKafka(self._places.data / "kafka", jars, nodes=[node])

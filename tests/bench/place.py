@@ -12,9 +12,7 @@ from uuid import uuid4
 
 import asyncpg
 
-from deploy.local.jars import class_path
-from deploy.local.kafka import LocalKafka
-from deploy.local.places import JARS
+from deploy.local.kafka import LocalKafka, installed
 from deploy.local.postgres import LocalPostgres
 from deploy.local.progress import Console
 from services.hours import inbox
@@ -83,7 +81,7 @@ class Place:
     @cached_property
     def kafka(self) -> LocalKafka:
         """One node."""
-        server = LocalKafka(self.folder / "kafka", class_path(JARS, Console()))
+        server = LocalKafka(self.folder / "kafka", installed(Console()))
         self._started.append(server)
         server.start()
         return server

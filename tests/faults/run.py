@@ -13,8 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from deploy.local.environment import SERVICES
-from deploy.local.jars import class_path
-from deploy.local.places import JARS
+from deploy.local.kafka import installed
 from deploy.local.progress import Console
 from tests.faults import report
 from tests.faults.clerks import Clerks
@@ -132,7 +131,7 @@ class Run:
     async def play(self) -> None:
         """Raises when anything is not as it must be; whatever was started is ended."""
         self._say(f"profile {self.options.profile}, seed {self.options.seed}, commit {self.figures.commit}, logs in {self.folder}")
-        jars = await asyncio.to_thread(class_path, JARS, Console())
+        jars = await asyncio.to_thread(installed, Console())
         async with cluster(self.folder, jars, self.options.seed, small=self.options.small) as made:
             self._say(f"the cluster is up after {monotonic() - self.began:.0f} s")
             profile = self.profile
