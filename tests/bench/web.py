@@ -17,6 +17,7 @@ from shared.postgres import connect
 from tests.bench import rig
 from tests.bench.measure import Effort, Figure, Outcome, Slice, Work, contest
 from tests.bench.place import Place
+from tests.loopback import NO_TLS
 
 REFERENCE: Final = "reference: FastAPI, pydantic, guarded insert"
 ANSWERS: Final = "bound: plain ASGI that only answers"
@@ -37,7 +38,7 @@ class _Reference:
 
     def _answers(self) -> bool:
         try:
-            httpx.get(f"http://{HOST}:{self.port}/", timeout=2)
+            httpx.get(f"http://{HOST}:{self.port}/", timeout=2, verify=NO_TLS)
         except httpx.HTTPError:
             return False
         return True

@@ -27,6 +27,7 @@ from shared.consumer.values import Reaction
 from shared.contracts.topics import SUBSCRIPTIONS
 from shared.eventstore.clock import travel_to
 from shared.postgres import connect
+from tests.loopback import NO_TLS
 
 READY_WITHIN_S = 30.0
 
@@ -138,7 +139,7 @@ class Stack:
     def client(self, service: str, person: str | UUID = "局长甲", role: str = "bureau_admin", unit: str = "bureau") -> httpx.AsyncClient:
         """A person in front of one service."""
         return httpx.AsyncClient(
-            base_url=base_url(self.ports, service), headers={"Authorization": self.token(person, role, unit)}, timeout=10
+            base_url=base_url(self.ports, service), headers={"Authorization": self.token(person, role, unit)}, timeout=10, verify=NO_TLS
         )
 
     async def appoint(self, *who: tuple[str | UUID, str, str]) -> None:
@@ -213,7 +214,7 @@ class Stack:
 
     def _ready(self, name: str) -> bool:
         try:
-            return httpx.get(f"{self.url(name)}/readyz", timeout=2).status_code == 200
+            return httpx.get(f"{self.url(name)}/readyz", timeout=2, verify=NO_TLS).status_code == 200
         except httpx.HTTPError:
             return False
 

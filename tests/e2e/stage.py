@@ -18,6 +18,7 @@ from deploy.local.environment import base_url
 from deploy.sample.year import id_number
 from shared.clock import CIVIL_ZONE
 from tests.e2e.stack import Stack, command
+from tests.loopback import NO_TLS
 
 SAMPLE: Final = Path(__file__).parents[2] / "deploy" / "sample"
 UNIT: Final = "water-saving-office"
@@ -145,7 +146,7 @@ class Stage:
         key = (service, str(person), role, unit)
         if key not in self._clients:
             url, token = base_url(self.stack.ports, service), _Token(self.stack, person, role, unit)
-            self._clients[key] = httpx.AsyncClient(base_url=url, auth=token, timeout=10)
+            self._clients[key] = httpx.AsyncClient(base_url=url, auth=token, timeout=10, verify=NO_TLS)
         return self._clients[key]
 
     def bureau(self, service: str) -> httpx.AsyncClient:

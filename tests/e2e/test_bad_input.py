@@ -19,6 +19,7 @@ from deploy.local.environment import ISSUER, SERVICES
 from shared.http.problems import MEDIA_TYPE
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import OTHER_UNIT, UNIT, Activity, Stage, Volunteer, accepted, on, rows, stream_id
+from tests.loopback import NO_TLS
 
 NOBODY: Final = UUID("0197f3a4-5c00-7000-8000-0000000000ff")
 
@@ -176,7 +177,7 @@ async def test_a_token_that_does_not_count(
 ) -> None:
     before = await heads()
     headers = {"Authorization": header} if (header := make(stage.stack)) else {}
-    async with httpx.AsyncClient(base_url=stage.bureau(service).base_url, headers=headers) as client:
+    async with httpx.AsyncClient(base_url=stage.bureau(service).base_url, headers=headers, verify=NO_TLS) as client:
         answer = await command(client, FILE_COMMANDS[service], {"file": "a"})
     documents[answer.request.url.port or 0].check(answer, code)
     assert await heads() == before
@@ -557,5 +558,5 @@ async def test_none_of_it_was_unforeseen_and_all_processes_are_well(stage: Stage
         lines = [json.loads(line) for line in (stage.stack.folder / f"{name}.log").read_text().splitlines() if line.startswith("{")]
         ours = [each for each in lines if "logger" not in each]  # A Kafka client complains at start, while topics are made.
         assert [each for each in ours if each["event"].startswith("unforeseen") or each["level"] in {"error", "critical"}] == []
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
             assert (await client.get(f"{stage.stack.url(name)}/readyz")).status_code == 200

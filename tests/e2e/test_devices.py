@@ -9,6 +9,7 @@ import httpx
 from deploy.local.environment import base_url
 from tests.e2e.stack import command
 from tests.e2e.stage import OTHER_UNIT, UNIT, Stage, accepted, on, rows, stream_id
+from tests.loopback import NO_TLS
 
 
 async def test_a_device_checks_people_in_until_its_key_is_revoked(stage: Stage) -> None:
@@ -22,7 +23,7 @@ async def test_a_device_checks_people_in_until_its_key_is_revoked(stage: Stage) 
     await stage.stack.travel(on(day, "09:00"))
     await stage.stack.settled()
     async with httpx.AsyncClient(
-        base_url=base_url(stage.stack.ports, "hours"), headers={"Authorization": f"Bearer {key}"}, timeout=10
+        base_url=base_url(stage.stack.ports, "hours"), headers={"Authorization": f"Bearer {key}"}, timeout=10, verify=NO_TLS
     ) as device:
         path = f"/activities/{activity.id}/attendance/{volunteer.id}"
         accepted(await command(device, f"{path}/check-in", {}, After=seat["position"]))

@@ -21,6 +21,7 @@ from shared.http.problems import PROBLEMS
 from shared.process import Service
 from tests.e2e.stage import Stage, on
 from tests.integration.http.test_pages import Outline
+from tests.loopback import NO_TLS
 
 NODE: Final = Path(__file__).parents[1] / "node"
 OURS: Final[dict[str, Service[Any]]] = {each.name: each for each in (registration.SERVICE, hours.SERVICE, recognition.SERVICE)}
@@ -37,7 +38,7 @@ def service(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def visitor(stage: Stage, service: str) -> Any:
     """Somebody without a token in front of the service."""
-    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10) as client:
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10, verify=NO_TLS) as client:
         yield client
 
 
@@ -142,7 +143,7 @@ async def test_a_figure_on_the_page_opens_into_its_events(stage: Stage) -> None:
     entry = await stage.served(volunteer, activity, on(day, "09:00"), on(day, "11:00"))
     await stage.confirm(entry)
     await stage.stack.settled()
-    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, "hours"), timeout=10) as visitor:
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, "hours"), timeout=10, verify=NO_TLS) as visitor:
         page = await visitor.get(f"/view/balances?volunteer={volunteer.id}")
         assert "2 小时 00 分" in page.text
         [link] = {link for link in Outline(page.text).links if "/view/streams/account-" in link}

@@ -26,6 +26,7 @@ from shared.contracts.topics import SUBSCRIPTIONS
 from shared.metrics import DEFINITIONS, PREFIX
 from tests.e2e.stack import REACTIONS, Stack, command
 from tests.e2e.stage import UNIT, Stage, Volunteer, accepted, on
+from tests.loopback import NO_TLS
 
 PROCESSES: Final = [f"{service}-{role}" for service in SERVICES for role in ("api", "worker")]
 ROLES: Final = ("relay", "views", "inbox", "withdrawals")
@@ -61,7 +62,7 @@ class Figures:
 
 async def look(stack: Stack) -> Figures:
     """Scrapes all six."""
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with httpx.AsyncClient(timeout=5, verify=NO_TLS) as client:
         return Figures({name: (await client.get(f"{stack.url(name)}/metrics")).text for name in PROCESSES})
 
 
@@ -90,7 +91,7 @@ async def second_api(stack: Stack) -> AsyncIterator[str]:
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+            return httpx.get(f"{url}/readyz", timeout=2, verify=NO_TLS).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -108,7 +109,7 @@ async def meet_a_conflict(stage: Stage) -> None:
     path = f"/activities/{activity.id}/capacity"
     async with second_api(stage.stack) as url:
         headers = {"Authorization": stage.stack.token("科长丙", "unit_admin", UNIT)}
-        async with httpx.AsyncClient(base_url=url, headers=headers) as second:
+        async with httpx.AsyncClient(base_url=url, headers=headers, verify=NO_TLS) as second:
             versions = [
                 accepted(await command(client, path, {"position": "cleaner", "capacity": capacity}))["version"]
                 for client, capacity in ((stage.leader("registration"), 6), (second, 7), (stage.leader("registration"), 8))
@@ -271,7 +272,7 @@ async def test_a_metric_has_moved(stack: Stack, metric: str) -> None:
 
 @pytest.mark.usefixtures("volunteer")
 async def test_every_process_shows_every_metric_with_words_in_both_languages(stack: Stack) -> None:
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with httpx.AsyncClient(timeout=5, verify=NO_TLS) as client:
         for name in PROCESSES:
             answer = await client.get(f"{stack.url(name)}/metrics")
             assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")

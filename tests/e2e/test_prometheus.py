@@ -17,6 +17,7 @@ import yaml
 from deploy.local.environment import HOST, SERVICES, read_ports
 from tests.e2e.stack import Stack
 from tests.e2e.stage import Stage
+from tests.loopback import NO_TLS
 
 FOLDER: Final = Path(__file__).parents[2] / "deploy" / "prometheus"
 PROCESSES: Final = {f"{service}-{kind}" for service in SERVICES for kind in ("api", "worker")}
@@ -87,7 +88,7 @@ async def asked(stage: Stage, stack: Stack, tmp_path: Path) -> AsyncIterator[Ask
         f"--web.listen-address={HOST}:{port}",
         "--log.level=error",
     )
-    async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=5, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=5, trust_env=False, verify=NO_TLS) as client:
         yield Asked(client)
     process.terminate()
     await asyncio.wait_for(process.wait(), 20)
@@ -113,7 +114,7 @@ async def test_every_rule_is_evaluated_and_none_fires_on_a_sound_system(asked: A
 
 
 async def test_every_metric_of_a_rule_stands_on_the_pages_that_are_read(stage: Stage, stack: Stack) -> None:
-    async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=5, trust_env=False, verify=NO_TLS) as client:
         pages = [(await client.get(f"{stack.url(name)}/metrics")).text for name in sorted(PROCESSES)]
     told = set(re.findall(r"^# TYPE (leifeng_\w+)", "\n".join(pages), re.MULTILINE))
     named = re.findall(r"leifeng_\w+", (FOLDER / "rules.yml").read_text(encoding="utf-8"))

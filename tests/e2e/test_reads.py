@@ -28,6 +28,7 @@ from shared.http.query import Filter, Query, write_cursor
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import OTHER_UNIT, UNIT, Stage, Volunteer, accepted, on, rows
 from tests.integration.http.test_pages import Outline
+from tests.loopback import NO_TLS
 
 Row = dict[str, Any]
 
@@ -262,7 +263,7 @@ async def test_every_row_opens_into_events_that_name_nobody(stage: Stage, scene:
 async def seen_by_anybody(stage: Stage, service: str) -> tuple[str, dict[str, str]]:
     """All lists that are open, in both forms and both languages, and by stream what their rows open into."""
     lists, streams = "", dict[str, str]()
-    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10) as visitor:
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10, verify=NO_TLS) as visitor:
         open_lists = [each.path for name, each in QUERIES.values() if name == service and each.public]
         pages = [f"/view{path}?limit=200" for path in open_lists]
         for page in ("/", "/?lang=en", "/?lang=zh", *pages, *(f"/api/v1{path}?limit=200" for path in open_lists)):
@@ -326,7 +327,7 @@ COMES_AND_GOES: Final = (
 @pytest.mark.parametrize(("service", "query"), QUERIES.values(), ids=QUERIES)
 async def test_without_a_token_one_reads_what_is_open_and_with_any_other_the_same(stage: Stage, service: str, query: Query) -> None:
     assert query.public == (query.path not in COMES_AND_GOES)
-    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10) as visitor:
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10, verify=NO_TLS) as visitor:
         path = f"/api/v1{query.path}?limit=200"
         bare = await visitor.get(path)
         asked = [await stage.client(service, NOBODY, role, UNIT).get(path) for role in ("volunteer", "kiosk")]
@@ -344,7 +345,7 @@ async def test_without_a_token_one_reads_what_is_open_and_with_any_other_the_sam
 async def test_no_stream_of_one_person_is_on_the_page(stage: Stage, scene: Scene, service: str, category: str) -> None:
     log = (await stage.bureau(service).get("/api/v1/events", params={"limit": "200"})).json()["items"]
     stream = next(each["stream"] for each in log if each["stream"].startswith(f"{category}-"))
-    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10) as visitor:
+    async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10, verify=NO_TLS) as visitor:
         answer = await visitor.get(f"/view/streams/{stream}/events")
         twin = await visitor.get(f"/api/v1/streams/{stream}/events")
     assert (answer.status_code, twin.status_code) == (404, 401)

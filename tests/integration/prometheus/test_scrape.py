@@ -14,6 +14,7 @@ import pytest
 from shared.http.probes import probes
 from shared.http.serve import serve
 from shared.metrics import Metrics
+from tests.loopback import NO_TLS
 
 RULES = Path(__file__).parents[3] / "deploy" / "prometheus" / "rules.yml"
 
@@ -80,7 +81,7 @@ async def answered(client: httpx.AsyncClient, address: str, question: str, value
 
 async def test_a_metric_that_moves_is_seen_to_move_and_an_alert_follows_it(metrics_and_address: tuple[Metrics, str]) -> None:
     metrics, address = metrics_and_address
-    async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=2, trust_env=False, verify=NO_TLS) as client:
         await answered(client, address, "up", "1")
         metrics.events_appended_total.labels("hours.checked_in").inc(3)
         (counted,) = await answered(client, address, "leifeng_events_appended_total", "3")

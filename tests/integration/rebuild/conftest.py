@@ -22,6 +22,7 @@ from deploy.local.postgres import LocalPostgres
 from shared.digest import digest_of
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import UNIT, Activity, Stage, accepted, on, rows
+from tests.loopback import NO_TLS
 
 PEOPLE: Final = 60
 WITHIN_S: Final = 60.0
@@ -124,7 +125,7 @@ async def scene(stack: Stack) -> AsyncIterator[Scene]:
     stage = Stage(stack)
     await stage.set()
     far = await stage.activity(on(date(2017, 12, 5), "09:00"), on(date(2017, 12, 5), "12:00"), 1000)
-    client = httpx.AsyncClient(base_url=base_url(stack.ports, "registration"), timeout=10)
+    client = httpx.AsyncClient(base_url=base_url(stack.ports, "registration"), timeout=10, verify=NO_TLS)
     made = Scene(stage, far, client)
     for _ in range(PEOPLE // 10):
         await asyncio.gather(*(made.seat() for _ in range(10)))

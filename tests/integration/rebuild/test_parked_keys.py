@@ -12,6 +12,7 @@ import pytest
 from tests.e2e.stack import command
 from tests.e2e.stage import UNIT, Volunteer, accepted
 from tests.integration.rebuild.conftest import Operator, Scene, until
+from tests.loopback import NO_TLS
 
 SERVICE = "registration"
 WITHDRAWN_WITHIN_SECONDS = 60.0
@@ -130,7 +131,7 @@ async def test_what_two_persons_gave_up_stays_given_up_in_a_rebuild_that_could_r
     assert ", 1 discarded" in page
 
     async def is_counted() -> bool:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
             text = (await client.get(f"{stack.url(f'{SERVICE}-worker')}/metrics")).text
         return 'leifeng_discarded_messages{consumer="views",service="registration"} 1.0' in text
 

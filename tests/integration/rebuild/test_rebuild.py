@@ -24,6 +24,7 @@ from shared.postgres import open_pool
 from tests.e2e.stack import command
 from tests.e2e.stage import accepted, on
 from tests.integration.rebuild.conftest import Operator, Scene, until
+from tests.loopback import NO_TLS
 
 SERVICE = "registration"
 pytestmark = pytest.mark.timeout(300)
@@ -138,7 +139,7 @@ async def test_a_rebuild_that_is_killed_goes_on_where_it_stood_and_workers_show_
         return (rows[0]["n"] or 0) >= 100
 
     async def shown() -> bool:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
             text = (await client.get(f"{scene.stage.stack.url(f'{SERVICE}-worker')}/metrics")).text
         lines = [line for line in text.splitlines() if line.startswith("leifeng_projection_rebuild_progress_ratio{")]
         return bool(lines) and 0 < float(lines[0].rpartition(" ")[2]) < 1
@@ -217,7 +218,7 @@ async def test_the_release_before_brings_its_read_models_back_and_the_next_one_c
 
 async def gauge(scene: Scene, name: str) -> float:
     """What registration's worker shows."""
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         text = (await client.get(f"{scene.stage.stack.url(f'{SERVICE}-worker')}/metrics")).text
     return next(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"leifeng_{name}{{"))
 

@@ -7,6 +7,7 @@ import pytest
 
 from tests.integration.recover.conftest import SERVICE, Site
 from tests.integration.relay.conftest import until
+from tests.loopback import NO_TLS
 
 WORKER = f"{SERVICE}-worker"
 VIEWS = 'role="views"'
@@ -23,7 +24,7 @@ async def running(site: Site) -> Site:
 
 def figure(site: Site, name: str, *labels: str) -> float:
     """A gauge of the worker."""
-    lines = httpx.get(f"{site.url(WORKER)}/metrics", timeout=5).text.splitlines()
+    lines = httpx.get(f"{site.url(WORKER)}/metrics", timeout=5, verify=NO_TLS).text.splitlines()
     found = [line for line in lines if line.startswith(f"leifeng_{name}{{") and all(label in line for label in labels)]
     return float(found[0].rpartition(" ")[2])
 

@@ -22,6 +22,7 @@ from shared.migrate import Roles
 from shared.postgres import open_pool
 from tests.e2e.stack import Stack, command
 from tests.integration.signin.browser import Browser
+from tests.loopback import NO_TLS
 
 NODE: Final = CHECKOUT / "tests" / "node"
 ADMIN: Final = "局长甲"
@@ -116,7 +117,7 @@ async def provider(site: Site) -> AsyncIterator[Provider]:
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(NODE_PROGRAM, *arguments, cwd=NODE, stdout=out, stderr=out)
     try:
-        async with httpx.AsyncClient(timeout=5) as client, asyncio.timeout(30):
+        async with httpx.AsyncClient(timeout=5, verify=NO_TLS) as client, asyncio.timeout(30):
             while "listening" not in log.read_text():
                 assert process.returncode is None, log.read_text()
                 await asyncio.sleep(0.05)

@@ -11,6 +11,7 @@ import pytest
 from shared.http.provider import Provider
 from tests.integration.signin.browser import Browser
 from tests.integration.signin.conftest import Site, installed
+from tests.loopback import NO_TLS
 
 pytestmark = installed
 
@@ -91,7 +92,7 @@ async def test_a_code_that_the_provider_did_not_give_signs_nobody_in(site: Site,
 
 
 async def test_a_program_with_a_token_of_the_provider_may_what_its_role_may(site: Site, provider: Provider) -> None:
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with httpx.AsyncClient(timeout=5, verify=NO_TLS) as client:
 
         async def token(resource: str) -> dict[str, str]:
             asked = {"grant_type": "client_credentials", "resource": resource}
