@@ -283,12 +283,12 @@ class Player:
     tokens: dict[str, str] = field(default_factory=dict)
     refusals: int = 0
 
-    async def appoint(self, who: Who) -> None:
-        """Gives the first role of the installation, as an operator does, and waits until all services have heard. Raises SampleError."""
-        said = f"{who.id}={who.role}@{who.unit}"
-        run = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.registration", "grant", said)
+    async def appoint(self, *first: Who) -> None:
+        """Gives the first roles of the installation, as an operator does, and waits until all services have heard. Raises SampleError."""
+        said = [f"{who.id}={who.role}@{who.unit}" for who in first]
+        run = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.registration", "grant", *said)
         if await run.wait() != 0:
-            raise SampleError(f"{who.name} cannot be made {who.role}")
+            raise SampleError(f"{', '.join(who.name for who in first)} cannot be given the first roles")
         await self.logs.settle()
 
     async def tell(

@@ -23,6 +23,8 @@ from shared.calendar import is_working_day, working_day_after
 
 HERE: Final = Path(__file__).parent
 BUREAU: Final = Who("bureau-admin", "bureau_admin", "water-bureau")
+DEPUTY: Final = Who("deputy-bureau-admin", "bureau_admin", "water-bureau")
+"""The second person of the bureau, who approves what the first proposes."""
 AUDITOR: Final = Who("auditor", "auditor", "water-bureau")
 PERIOD_DAYS: Final = 14
 """From one activity day to the next; the programme's occasions lie between."""
@@ -290,16 +292,18 @@ class Year:
     async def _begin(self) -> None:
         """The programme of 2017, carried on for each year that is played; rules and roles."""
         tell = self.player.tell
-        await self.player.appoint(BUREAU)
+        await self.player.appoint(BUREAU, DEPUTY)
         for year in sorted({2017, self.starts_on.year, self.ends_on.year, (self.ends_on + 20 * STEP).year}):
             text = (HERE / "programme-2017.yaml").read_text(encoding="utf-8")
             if year != 2017:
                 text = yaml.safe_dump(self._carried_on(year), allow_unicode=True, sort_keys=False, width=1000)
             await tell(BUREAU, "registration", "/programmes", {"file": text}, f"programme/{year}")
+            await self._approve_programme(year)
         for service, name in (("hours", "hours"), ("recognition", "star")):
             text = (HERE / f"{name}-policy.yaml").read_text(encoding="utf-8")
             await tell(BUREAU, service, f"/{name}-policies", {"file": text}, f"{name}-policy")
-        roles = [(each, "unit_admin") for each in map(admin, self._units)] + [(BUREAU, "bureau_admin"), (AUDITOR, "auditor")]
+        roles = [(each, "unit_admin") for each in map(admin, self._units)]
+        roles += [(each, each.role) for each in (BUREAU, DEPUTY, AUDITOR)]
         roles += [(Who(f"{kind}-{unit}", role, unit), role) for unit in self._units for kind, role in _RECORDERS.items()]
         roles.append((_FORMER, _FORMER.role))
         await together(
@@ -308,6 +312,15 @@ class Year:
             for who, role in roles
         )  # fmt: skip
         self._say(f"the programme is adopted, {len(self._units)} units and {len(roles)} roles are known")
+
+    async def _approve_programme(self, year: int) -> None:
+        """The second person looks at what it would change, and approves it."""
+        after = [self.player.tokens["registration"]]
+        (seen,) = await self.player.caller.rows(DEPUTY, "registration", "/programme-proposals", after, year=str(year))
+        if seen["units"] != len(self._units):
+            raise SampleError(f"the programme of {year} would register {seen['units']} units, not {len(self._units)}")
+        path = f"/programmes/{seen['proposal_id']}/approve"
+        await self.player.tell(DEPUTY, "registration", path, {}, f"programme/{year}/approved")
 
     def _carried_on(self, year: int) -> Mapping[str, Any]:
         head = dict(self._programme["programme"])

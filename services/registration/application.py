@@ -59,8 +59,8 @@ class LookUps(Protocol):
         """The activities in which a person has a seat, an offer or a place on the wait-list, and that are still to be held."""
 
 
-class AdoptProgramme(BaseModel):
-    """A programme file, as text."""
+class ProposeProgramme(BaseModel):
+    """A programme file, as text; it counts once another person has approved it."""
 
     file: Annotated[str, StringConstraints(min_length=1, max_length=FILE_CHARACTERS_MAX)] = Field(
         description="the YAML file, whole; see deploy/sample/programme-2017.yaml"
@@ -234,6 +234,9 @@ DEVICE: Final = Aggregate("device", device.Device(), device.evolve)
 VOLUNTEER: Final = Aggregate("volunteer", volunteer.Volunteer(), volunteer.evolve)
 ACTIVITY: Final[Aggregate[activity.Activity | None]] = Aggregate("activity", None, activity.evolve)
 
+PROPOSAL_WORKING_DAYS: Final = 5
+"""So long a proposed programme waits for a second person, to the end of the last of these days."""
+
 PROGRAMME_STREAM: Final = Stream("programme", uuid5(NAMESPACE, "programme"))
 
 
@@ -247,11 +250,32 @@ def reply_by(now: datetime) -> datetime:
     return civil_midnight(working_day_after(civil_date(now), 1) + timedelta(days=1))
 
 
-async def _adopt_programme(asked: Asked[AdoptProgramme], _lookups: LookUps) -> Plan[programme.Programmes]:
-    command = await asyncio.to_thread(read_programme, asked.body.file)  # A large file takes a while; others are served meanwhile.
-    if isinstance(command, Refusal):
-        return Plan(PROGRAMME_STREAM, PROGRAMME, lambda _: command)
-    return Plan(PROGRAMME_STREAM, PROGRAMME, lambda state: programme.decide(state, command))
+def approve_by(now: datetime) -> datetime:
+    """Until when a programme proposed at `now` may be approved."""
+    return civil_midnight(working_day_after(civil_date(now), PROPOSAL_WORKING_DAYS) + timedelta(days=1))
+
+
+def _on_programmes(command: programme.ProgrammeCommand, *, keep_answer: bool = True) -> Plan[programme.Programmes]:
+    return Plan(PROGRAMME_STREAM, PROGRAMME, lambda state: programme.decide(state, command), keep_answer)
+
+
+async def _propose_programme(asked: Asked[ProposeProgramme], _lookups: LookUps) -> Plan[programme.Programmes]:
+    file = await asyncio.to_thread(read_programme, asked.body.file)  # A large file takes a while; others are served meanwhile.
+    if isinstance(file, Refusal):
+        return Plan(PROGRAMME_STREAM, PROGRAMME, lambda _: file)
+    return _on_programmes(programme.ProposeProgramme(file, asked.actor, asked.now, approve_by(asked.now)))
+
+
+async def _approve_programme(asked: Asked[Nothing], _lookups: LookUps) -> Plan[programme.Programmes]:
+    return _on_programmes(programme.ApproveProgramme(asked.ids["proposal_id"], asked.actor, asked.now))
+
+
+async def _decline_programme(asked: Asked[Nothing], _lookups: LookUps) -> Plan[programme.Programmes]:
+    return _on_programmes(programme.DeclineProgramme(asked.ids["proposal_id"], asked.actor))
+
+
+async def _lapse_programme(asked: Asked[Nothing], _lookups: LookUps) -> Plan[programme.Programmes]:
+    return _on_programmes(programme.LapseProgramme(asked.ids["proposal_id"], asked.now), keep_answer=False)  # As with an offer (D10).
 
 
 async def _grant_role(asked: Asked[GrantRole], lookups: LookUps) -> Plan[role.Roles]:
@@ -498,16 +522,30 @@ RELEASE_SEAT: Final[UseCase[ReleaseSeat, LookUps]] = UseCase(
     "release_seat", None, ReleaseSeat, _SYSTEM, _release_seat, (*_SEATS, "not_enrolled"), "收回名额", "Give back a seat"
 )
 
+LAPSE_PROGRAMME: Final[UseCase[Nothing, LookUps]] = UseCase(
+    "lapse_programme", None, Nothing, _SYSTEM, _lapse_programme, (), "方案提交到期", "Let a proposed programme lapse"
+)
+
 EXPIRE_OFFER: Final[UseCase[ExpireOffer, LookUps]] = UseCase(
     "expire_offer", None, ExpireOffer, _SYSTEM, _expire_offer, ("activity_unknown",), "递补到期", "Let an offer lapse"
 )
 
 USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
     UseCase(
-        "adopt_programme", "/programmes", AdoptProgramme, _BUREAU, _adopt_programme,
-        ("programme_file_invalid", "programme_already_adopted", "unit_already_registered"),
-        "制定年度活动方案", "Adopt a year's programme and its units from a file",
+        "propose_programme", "/programmes", ProposeProgramme, _BUREAU, _propose_programme,
+        ("programme_file_invalid", "programme_already_adopted", "programme_already_proposed", "unit_already_registered"),
+        "提交年度活动方案", "Propose a year's programme and its units from a file",
     ),
+    UseCase(
+        "approve_programme", "/programmes/{proposal_id}/approve", Nothing, _BUREAU, _approve_programme,
+        ("programme_not_proposed", "approver_is_requester", "proposal_lapsed"),
+        "批准年度活动方案", "Adopt what was proposed, as the second person",
+    ),
+    UseCase(
+        "decline_programme", "/programmes/{proposal_id}/decline", Nothing, _BUREAU, _decline_programme,
+        ("programme_not_proposed",), "不予批准年度活动方案", "Reject what was proposed, or take it back",
+    ),
+    LAPSE_PROGRAMME,
     GRANT_ROLE,
     UseCase("withdraw_role", "/people/{person_id}/roles/withdraw", WithdrawRole, _BUREAU, _withdraw_role, (), "撤权", "Withdraw a role"),
     UseCase(
@@ -587,6 +625,9 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
 
 REFUSALS: Final[Mapping[str, RefusalText]] = {
     "programme_file_invalid": RefusalText(422, "方案文件有错误, 未导入任何内容", "The programme file has errors; nothing was imported"),
+    "programme_already_proposed": RefusalText(409, "该年度另有方案待批准", "Another file of that year waits: `proposal_id`"),
+    "programme_not_proposed": RefusalText(404, "没有待批准的此方案", "No programme of this id waits for approval"),
+    "proposal_lapsed": RefusalText(409, "已过批准期限, 请重新提交", "It is too late to approve it; propose the file again"),
     "programme_already_adopted": RefusalText(409, "该年度方案已制定, 内容不同", "The year's programme was adopted with another content"),
     "unit_already_registered": RefusalText(409, "该单位已登记, 内容不同", "The unit was registered with another content"),
     "unit_unknown": RefusalText(422, "没有此单位", "There is no such unit"),
@@ -599,7 +640,7 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "person_erased": RefusalText(410, "该人的个人信息已删除", "The person's data was erased"),
     "erasure_not_requested": RefusalText(409, "没有待批准的删除申请", "No erasure of this person's data waits for anybody"),
     "approver_is_subject": RefusalText(403, "不得批准本人的删除申请", "Whose data it is does not approve their erasure"),
-    "approver_is_requester": RefusalText(403, "申请人不得批准", "Who asked for an erasure does not approve it"),
+    "approver_is_requester": RefusalText(403, "申请人不得批准", "Who asked for it does not approve it"),
     "not_own_decision": RefusalText(403, "本人只能撤回申请", "The person may take the request back; only the bureau declines it"),
     "too_young_to_be_named": RefusalText(422, "未满十四周岁不得公开姓名", "Nobody under 14 is named in public, whoever consents"),
     "record_parked": RefusalText(409, "该志愿者的记录待人工处理", "The volunteer's record is parked; nothing can be decided on it now"),
@@ -652,4 +693,4 @@ CLAIMS: Final = Claims(
 )
 """One registration per ID number, until it is erased; a public number is never given twice, nor a device's key."""
 
-IMPORTS: Final = frozenset({"adopt_programme"})
+IMPORTS: Final = frozenset({"propose_programme"})

@@ -1,4 +1,4 @@
-"""What registration learns from its own log: look-ups across streams, the deadline of an offer, and seats that who leaves gives back."""
+"""What registration learns from its own log: look-ups across streams, deadlines, and seats that who leaves gives back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from uuid import UUID
 from services.registration import application
 from services.registration.application import (
     EXPIRE_OFFER,
+    LAPSE_PROGRAMME,
     RECORD_ERASURE_RECEIPT,
     RELEASE_SEAT,
     ExpireOffer,
+    Nothing,
     RecordErasureReceipt,
     ReleaseSeat,
 )
@@ -32,6 +34,10 @@ from shared.contracts.registration import (
     OfferExpired,
     PersonalDataErased,
     ProgrammeAdopted,
+    ProgrammeApproved,
+    ProgrammeDeclined,
+    ProgrammeLapsed,
+    ProgrammeProposed,
     SeatOffered,
     UnitRegistered,
     VolunteerDeregistered,
@@ -45,6 +51,9 @@ MIGRATIONS: Final = MigrationSet("registration", Path(__file__).parent / "migrat
 
 OFFER: Final = "offer"
 """The deadline of an offered seat."""
+
+PROPOSAL: Final = "programme_proposal"
+"""The deadline of a programme that waits for a second person."""
 
 
 class LookUps:
@@ -186,13 +195,17 @@ async def _fold_enrollments(connection: Connection, facts: Sequence[Fact]) -> No
 
 
 def deadlines(fact: Fact) -> Sequence[DeadlineSet | DeadlineCleared]:
-    """An offer falls due at its `expires_at`. Of a cancelled activity it falls due too, and decides nothing then."""
+    """An offer falls due at its `expires_at`, and so does a proposed programme. Of a cancelled activity an offer decides nothing then."""
     match fact.event:
         case SeatOffered(activity_id=activity_id, volunteer_id=who, expires_at=expires_at):
             command = Command(EXPIRE_OFFER, ExpireOffer(volunteer_id=who), {"activity_id": activity_id})
             return [DeadlineSet(OFFER, f"{activity_id}/{who}", expires_at, command)]
         case OfferAccepted() | OfferExpired() | EnrollmentWithdrawn() as event:
             return [DeadlineCleared(OFFER, f"{event.activity_id}/{event.volunteer_id}")]
+        case ProgrammeProposed(proposal_id=proposal_id, expires_at=expires_at):
+            return [DeadlineSet(PROPOSAL, str(proposal_id), expires_at, Command(LAPSE_PROGRAMME, Nothing(), {"proposal_id": proposal_id}))]
+        case ProgrammeApproved() | ProgrammeDeclined() | ProgrammeLapsed() as event:
+            return [DeadlineCleared(PROPOSAL, str(event.proposal_id))]
         case _:
             return []
 

@@ -6,12 +6,13 @@ YAML; deploy/sample/programme-2017.yaml is one.
 import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import date
+from hashlib import sha256
 from typing import Annotated, Final, Protocol
 from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from services.registration.domain.programme import AdoptProgramme
+from services.registration.domain.programme import ProgrammeFile
 from shared.contracts.event import Refusal
 from shared.contracts.registration import Carrier, Occasion, ProgrammeAdopted, TargetGroup, UnitKind, UnitRegistered
 from shared.files import Wrong, read_file
@@ -81,7 +82,13 @@ class _File(BaseModel):
     units: Annotated[list[_Unit], Field(min_length=1, max_length=400)]  # One append holds 500 events.
 
 
-def read_programme(text: str) -> AdoptProgramme | Refusal:
+def proposal_of(text: str) -> tuple[UUID, str]:
+    """The id under which a file waits for a second person, and the SHA-256 of its text from which it follows."""
+    digest = sha256(text.encode()).hexdigest()
+    return uuid5(NAMESPACE, f"proposal/{digest}"), digest
+
+
+def read_programme(text: str) -> ProgrammeFile | Refusal:
     """The programme and units that a file says, or the refusal that names every line that is wrong."""
     said = read_file(text, _File, "programme_file_invalid", _check)
     if isinstance(said, Refusal):
@@ -94,7 +101,7 @@ def read_programme(text: str) -> AdoptProgramme | Refusal:
         occasions=tuple(Occasion(**each.model_dump()) for each in said.occasions),
         **said.programme.model_dump(),
     )
-    return AdoptProgramme(programme, tuple(_registered(each, year) for each in said.units))
+    return ProgrammeFile(*proposal_of(text), programme, tuple(_registered(each, year) for each in said.units))
 
 
 def _registered(unit: _Unit, year: int) -> UnitRegistered:

@@ -14,6 +14,11 @@ ConsentKind = Literal["register", "be_named"]
 
 UnitKind = Literal["bureau", "subordinate_unit", "office"]
 
+Difference = Literal["new", "changed", "same"]
+"""How a unit of a proposed programme differs from what was last said of it."""
+
+ProgrammeDeclineReason = Literal["taken_back", "rejected"]
+
 WithdrawalReason = Literal["volunteer_withdrew", "organiser_removed", "left_programme", "consent_withdrawn"]
 """The last two are the service's own: who leaves, or no longer agrees to be registered, gives back every seat."""
 
@@ -79,6 +84,71 @@ class UnitRegistered(Event):
     valid_from: date
     planned_activities_per_month: int
     """What the unit's plan for that year promises (notice 七(四)), for plan against held."""
+
+
+class ProgrammeProposed(Event):
+    """方案已提交: a file was read whole and found right; until another person approves it, nothing of it counts.
+
+    What is to be said of the units follows, one `UnitProposed` each. `words_...` and `units_gone` are codes (`carrier/tree-planting`,
+    `general-office`), held against the programme of `compared_with`, the newest that is adopted; None where there is none.
+    """
+
+    TYPE: ClassVar[str] = "registration.programme_proposed"
+
+    proposal_id: UUID
+    year: int
+    proposed_by: UUID
+    file_digest: str
+    """SHA-256 of the file's text in UTF-8, in hexadecimal digits; `proposal_id` follows from it."""
+    expires_at: datetime
+    programme: ProgrammeAdopted | None
+    """What is said when it is approved; None where the year is adopted already and only units follow."""
+    units: int
+    """How many units follow."""
+    compared_with: int | None
+    words_new: tuple[str, ...]
+    words_changed: tuple[str, ...]
+    words_gone: tuple[str, ...]
+    units_gone: tuple[str, ...]
+
+
+class UnitProposed(Event):
+    """单位已提交: one unit of a proposed programme, as it is registered when the programme is approved."""
+
+    TYPE: ClassVar[str] = "registration.unit_proposed"
+
+    proposal_id: UUID
+    unit: UnitRegistered
+    difference: Difference
+
+
+class ProgrammeApproved(Event):
+    """方案已批准: a second person approved what was proposed; programme and units are said in the same decision, after this."""
+
+    TYPE: ClassVar[str] = "registration.programme_approved"
+
+    proposal_id: UUID
+    year: int
+    approved_by: UUID
+
+
+class ProgrammeDeclined(Event):
+    """方案未批准: who proposed it took it back, or another person rejected it; the file may be proposed again."""
+
+    TYPE: ClassVar[str] = "registration.programme_declined"
+
+    proposal_id: UUID
+    year: int
+    reason_code: ProgrammeDeclineReason
+
+
+class ProgrammeLapsed(Event):
+    """方案提交失效: nobody approved it in time; the file may be proposed again."""
+
+    TYPE: ClassVar[str] = "registration.programme_lapsed"
+
+    proposal_id: UUID
+    year: int
 
 
 class RoleGranted(Event):
@@ -377,6 +447,11 @@ class ActivityCancelled(Event):
 
 
 EVENTS: Final[tuple[type[Event], ...]] = (
+    ProgrammeProposed,
+    UnitProposed,
+    ProgrammeApproved,
+    ProgrammeDeclined,
+    ProgrammeLapsed,
     ProgrammeAdopted,
     UnitRegistered,
     RoleGranted,

@@ -43,15 +43,20 @@ OPEN: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(
         (
-            *("registration.programme_adopted.title", "registration.programme_adopted.theme", "registration.programme_adopted.purpose"),
-            *("registration.programme_adopted.issuing_body", "registration.programme_adopted.document_reference"),
             *(
-                f"registration.programme_adopted.{words}.{name}"
-                for words in ("carriers", "target_groups", "occasions")
-                for name in ("code", "name_zh", "name_en")
+                f"registration.{programme}.{name}"
+                for programme in ("programme_adopted", "programme_proposed.programme")
+                for name in (
+                    *("title", "theme", "purpose", "issuing_body", "document_reference"),
+                    *(f"{words}.{name}" for words in ("carriers", "target_groups", "occasions") for name in ("code", "name_zh", "name_en")),
+                )
             ),
-            *("registration.unit_registered.code", "registration.unit_registered.name", "registration.unit_registered.parent_code"),
-            "registration.unit_registered.aliases",
+            *(
+                f"registration.{unit}.{name}"
+                for unit in ("unit_registered", "unit_proposed.unit")
+                for name in ("code", "name", "parent_code", "aliases")
+            ),
+            *(f"registration.programme_proposed.{codes}" for codes in ("words_new", "words_changed", "words_gone", "units_gone")),
         ),
         "the programme is a published document of the bureau, and names units and no persons",
     ),
@@ -68,6 +73,7 @@ OPEN: Final[Mapping[str, str]] = {
         ("registration.activity_held.result", "registration.activity_cancelled.reason"),
         "what came of an activity is shown to everybody, and about the activity; there is no person whose key it could be sealed under",
     ),
+    "registration.programme_proposed.file_digest": "the digest of that document",
     "registration.device_key_issued.name": "what a device is called, by where it stands",
     "registration.device_key_issued.key_digest": "the digest of 256 random bits",
     "registration.volunteer_registered.number": "drawn by chance, and public: it is what a person is told apart by where no name may stand",
@@ -89,7 +95,7 @@ def _kinds(annotation: Any) -> Iterator[tuple[str, Any]]:
     """What a field can hold, by its path below the field."""
     if get_origin(annotation) is Literal:
         return
-    if isinstance(annotation, type) and issubclass(annotation, Part):
+    if isinstance(annotation, type) and issubclass(annotation, Part | Event):
         for name, info in annotation.model_fields.items():
             yield from ((f".{name}{path}", kind) for path, kind in _kinds(info.annotation))
     elif get_origin(annotation) is dict:

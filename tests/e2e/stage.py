@@ -16,6 +16,7 @@ import httpx
 
 from deploy.local.environment import base_url
 from deploy.sample.year import id_number
+from services.registration.programme_file import proposal_of
 from shared.clock import CIVIL_ZONE
 from tests.e2e.stack import Stack, command
 from tests.loopback import NO_TLS
@@ -31,6 +32,7 @@ thresholds_hours: [2, 100, 200, 300, 400]
 CAST: Final = (
     ("局长甲", "bureau_admin", "water-bureau"),
     ("局长甲", "bureau_admin", "bureau"),
+    ("副局长丁", "bureau_admin", "water-bureau"),
     ("科长丙", "unit_admin", UNIT),
     *((f"科长乙 {unit}", "unit_admin", unit) for unit in (UNIT, OTHER_UNIT)),
     *((f"签到机 {unit}", "kiosk", unit) for unit in (UNIT, OTHER_UNIT)),
@@ -117,12 +119,18 @@ class Stage:
         if await self.now() is None:
             await self.stack.travel(civil(_BEGIN))
         await self.stack.appoint(*CAST)
-        programme = {"file": (SAMPLE / "programme-2017.yaml").read_text()}
+        programme = (SAMPLE / "programme-2017.yaml").read_text()
         hours_policy = {"file": (SAMPLE / "hours-policy.yaml").read_text()}
-        self.programme_at = accepted(await command(self.bureau("registration"), "/programmes", programme, key="e2e"))["position"]
+        self.programme_at = await self.adopt(programme)
         accepted(await command(self.bureau("hours"), "/hours-policies", hours_policy, key="e2e"))
         accepted(await command(self.bureau("recognition"), "/star-policies", {"file": STAR_POLICY}, key="e2e"))
         await self.stack.settled(60)  # The processes have just started, on a machine that may be busy.
+
+    async def adopt(self, programme: str) -> str:
+        """A programme's file, proposed by one and approved by another; where that stands in the log."""
+        accepted(await command(self.bureau("registration"), "/programmes", {"file": programme}, key="e2e"))
+        approve = f"/programmes/{proposal_of(programme)[0]}/approve"
+        return str(accepted(await command(self.deputy(), approve, {}, key="e2e"))["position"])
 
     async def close(self) -> None:
         """Ends the connections."""
@@ -152,6 +160,10 @@ class Stage:
     def bureau(self, service: str) -> httpx.AsyncClient:
         """The bureau's administrator."""
         return self.client(service, "局长甲", "bureau_admin", "water-bureau")
+
+    def deputy(self) -> httpx.AsyncClient:
+        """The second person of the bureau."""
+        return self.client("registration", "副局长丁", "bureau_admin", "water-bureau")
 
     def leader(self, service: str, unit: str = UNIT) -> httpx.AsyncClient:
         """Who leads and approves for a unit."""

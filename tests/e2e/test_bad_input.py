@@ -313,6 +313,10 @@ REFUSED: Final[Mapping[str, tuple[str, Case]]] = {
     "a phone number that is none": ("phone_invalid", lambda s: s.register(phone="12345")),
     "a registration without consent": ("no_consent", lambda s: s.register(consents=[])),
     "a registration in a unit that nobody knows": ("unit_unknown", lambda s: s.register(unit_code="moon-office")),
+    "an approval of a programme that nobody proposed": (
+        "programme_not_proposed",
+        lambda s: s.post(s.stage.deputy(), f"/programmes/{NOBODY}/approve", {}),
+    ),
     "a second registration": (
         "already_registered",
         lambda s: s.post(s.stage.self_("registration", s.ann.id), "/volunteers", s.stage.registration("安一")),

@@ -8,15 +8,17 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from deploy.local.keys import person_id
+from services.registration.programme_file import proposal_of
 from tests.faults.clients import Asked, Clients
 
 SAMPLE = Path(__file__).parents[2] / "deploy" / "sample"
 UNIT = "water-saving-office"
 UNITS = (UNIT, "river-management-station", "rural-water-station", "reservoir-station", "general-office", "policy-and-law-office")
 BUREAU = ("局长甲", "bureau_admin")
+DEPUTY = ("副局长丁", "bureau_admin")
 LEADER = ("科长乙", "unit_admin")
 KIOSK = ("签到机一", "kiosk")
-STAFF = tuple(person_id(name) for name, _ in (BUREAU, LEADER, KIOSK))
+STAFF = tuple(person_id(name) for name, _ in (BUREAU, DEPUTY, LEADER, KIOSK))
 ZONE = ZoneInfo("Asia/Shanghai")
 CANARIES = ("赵小山", "钱小河", "9900001980")
 """The names of all volunteers, and how their ID numbers begin: what nobody may read outside a sealed field."""
@@ -40,10 +42,12 @@ def id_number(number: int) -> str:
 
 
 async def adopt_programme(clients: Clients) -> Asked:
-    """The programme of 2017 and its units, by who may adopt it; and roles for all who act in this world."""
-    everybody = [(*BUREAU, "bureau"), *((*who, unit) for unit in UNITS for who in (LEADER, KIOSK))]
+    """The programme of 2017 and its units, by the two who may adopt it; and roles for all who act in this world."""
+    everybody = [(*BUREAU, "bureau"), (*DEPUTY, "bureau"), *((*who, unit) for unit in UNITS for who in (LEADER, KIOSK))]
     await clients.system.appoint(*everybody)
-    return await clients.ask("registration", *BUREAU, "/programmes", {"file": (SAMPLE / "programme-2017.yaml").read_text()})
+    file = (SAMPLE / "programme-2017.yaml").read_text()
+    await clients.ask("registration", *BUREAU, "/programmes", {"file": file})
+    return await clients.ask("registration", *DEPUTY, f"/programmes/{proposal_of(file)[0]}/approve", {})
 
 
 async def adopt_policies(clients: Clients, stars_hours: Sequence[int]) -> tuple[Asked, Asked]:

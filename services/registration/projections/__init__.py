@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Final
 
-from services.registration.projections import activities, erasures, programmes, volunteer_records, volunteers
+from services.registration.projections import activities, erasures, programmes, proposals, volunteer_records, volunteers
 from shared.consumer.values import Figure, Projection
 from shared.http.audited import READS
 from shared.http.query import Query
 
 PROJECTIONS: Final[tuple[Projection, ...]] = (
     programmes.PROGRAMMES,
+    proposals.PROPOSALS,
     activities.ACTIVITIES,
     volunteers.VOLUNTEERS,
     erasures.ERASURES,
@@ -27,6 +28,8 @@ QUERIES: Final[tuple[Query, ...]] = (
     activities.ENROLLMENTS,
     programmes.WORDS,
     programmes.UNITS,
+    proposals.QUERY,
+    proposals.UNITS,
     programmes.ROLES,
     programmes.DEVICES,
     READS,

@@ -21,6 +21,51 @@ COMMENT ON COLUMN api.programme_words.name_en IS '英文名称 / Name in English
 COMMENT ON COLUMN api.programme_words.month IS '时间节点的月份 / Month of an occasion';
 COMMENT ON COLUMN api.programme_words.day IS '时间节点的日 / Day of an occasion';
 
+CREATE VIEW api.programme_proposals AS
+SELECT proposal.proposal_id, proposal.year, proposal.state, proposal.is_new_year, proposal.proposed_at, proposal.proposed_by, proposal.expires_at,
+       proposal.approved_by, proposal.ended_at, counted.units, counted.units_new, counted.units_changed,
+       nullif(array_to_string(proposal.units_gone, ' '), '') AS units_gone, proposal.words,
+       nullif(array_to_string(proposal.words_new, ' '), '') AS words_new, nullif(array_to_string(proposal.words_changed, ' '), '') AS words_changed,
+       nullif(array_to_string(proposal.words_gone, ' '), '') AS words_gone, proposal.compared_with, proposal.file_digest, proposal.stream_id
+FROM programme_proposals AS proposal CROSS JOIN LATERAL (
+    SELECT count(*)::integer AS units, (count(*) FILTER (WHERE difference = 'new'))::integer AS units_new,
+           (count(*) FILTER (WHERE difference = 'changed'))::integer AS units_changed
+    FROM proposed_units WHERE proposed_units.proposal_id = proposal.proposal_id
+) AS counted;
+COMMENT ON VIEW api.programme_proposals IS '待批准的方案导入 / Programmes proposed for import, and what became of them';
+COMMENT ON COLUMN api.programme_proposals.proposal_id IS '提交标识, 由文件摘要得出 / Id of the proposal, which follows from the digest of the file';
+COMMENT ON COLUMN api.programme_proposals.year IS '年度 / Year';
+COMMENT ON COLUMN api.programme_proposals.state IS '状态: proposed 待批准, adopted 已批准, taken_back 撤回, rejected 未批准, lapsed 失效 / State: proposed, adopted, taken_back, rejected or lapsed';
+COMMENT ON COLUMN api.programme_proposals.is_new_year IS '是否为新年度方案, 否则只增加单位 / Whether it is a whole year; else units follow in an adopted one';
+COMMENT ON COLUMN api.programme_proposals.proposed_at IS '提交时间 / When it was proposed';
+COMMENT ON COLUMN api.programme_proposals.proposed_by IS '提交人标识 / Who proposed it';
+COMMENT ON COLUMN api.programme_proposals.expires_at IS '批准期限 / Until when it may be approved';
+COMMENT ON COLUMN api.programme_proposals.approved_by IS '批准人标识 / Who approved it, if anybody did';
+COMMENT ON COLUMN api.programme_proposals.ended_at IS '办结时间 / When it was approved, declined or lapsed';
+COMMENT ON COLUMN api.programme_proposals.units IS '单位数 / Units that it would register';
+COMMENT ON COLUMN api.programme_proposals.units_new IS '其中新增 / Of these new';
+COMMENT ON COLUMN api.programme_proposals.units_changed IS '其中有改动 / Of these said otherwise than before';
+COMMENT ON COLUMN api.programme_proposals.units_gone IS '不再列出的单位代码 / Codes of units of the compared year that it does not name';
+COMMENT ON COLUMN api.programme_proposals.words IS '载体, 重点群体, 时间节点的项数 / How many carriers, target groups and occasions';
+COMMENT ON COLUMN api.programme_proposals.words_new IS '其中新增 / Of these new';
+COMMENT ON COLUMN api.programme_proposals.words_changed IS '其中有改动 / Of these said otherwise than before';
+COMMENT ON COLUMN api.programme_proposals.words_gone IS '不再列出的 / Those of the compared year that it does not name';
+COMMENT ON COLUMN api.programme_proposals.compared_with IS '对比年度 / The year that it is compared with, the newest adopted';
+COMMENT ON COLUMN api.programme_proposals.file_digest IS '文件的 SHA-256 摘要 / SHA-256 of the file';
+COMMENT ON COLUMN api.programme_proposals.stream_id IS '日志流标识 / Id of the stream of its events';
+
+CREATE VIEW api.proposed_units AS
+SELECT proposal_id, code, difference, name, kind, parent_code, planned_activities_per_month, valid_from FROM proposed_units;
+COMMENT ON VIEW api.proposed_units IS '待批准方案中的单位 / Units of proposed programmes, as they would be registered';
+COMMENT ON COLUMN api.proposed_units.proposal_id IS '提交标识 / The proposal';
+COMMENT ON COLUMN api.proposed_units.code IS '代码 / Code';
+COMMENT ON COLUMN api.proposed_units.difference IS '与对比年度相比: new 新增, changed 有改动, same 不变 / Against the compared year: new, changed or same';
+COMMENT ON COLUMN api.proposed_units.name IS '名称 / Name';
+COMMENT ON COLUMN api.proposed_units.kind IS '类别: bureau 局, subordinate_unit 局属单位, office 科室 / Kind: bureau, subordinate_unit or office';
+COMMENT ON COLUMN api.proposed_units.parent_code IS '上级单位代码 / Code of the unit above';
+COMMENT ON COLUMN api.proposed_units.planned_activities_per_month IS '每月计划活动数 / Activities that it plans a month';
+COMMENT ON COLUMN api.proposed_units.valid_from IS '启用日期 / The day from which it holds';
+
 CREATE VIEW api.units AS
 SELECT unit.code, unit.name, unit.kind, unit.parent_code, coalesce(above.name, unit.parent_code) AS parent_name, unit.aliases, unit.valid_from,
        unit.planned_activities_per_month

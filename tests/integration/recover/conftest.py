@@ -19,6 +19,7 @@ from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
 from deploy.sample.year import id_number
+from services.registration.programme_file import proposal_of
 from shared.clock import CIVIL_ZONE
 from shared.eventstore.clock import travel_to
 from shared.postgres import connect
@@ -106,9 +107,12 @@ class Site(Stack):
     async def adopt(self) -> None:
         """Roles and the programme, without which nothing can be done."""
         await self.move_clock("2017-03-01T09:00")
-        await self.appoint(("局长甲", "bureau_admin", UNIT), ("科长乙", "unit_admin", UNIT))
-        answer = await self.ask("/programmes", {"file": PROGRAMME.read_text(encoding="utf-8")}, key="programme")
-        assert answer.status_code == 200, answer.text
+        await self.appoint(("局长甲", "bureau_admin", UNIT), ("副局长丁", "bureau_admin", UNIT), ("科长乙", "unit_admin", UNIT))
+        file = PROGRAMME.read_text(encoding="utf-8")
+        approve = f"/programmes/{proposal_of(file)[0]}/approve"
+        for path, body, who in (("/programmes", {"file": file}, "局长甲"), (approve, {}, "副局长丁")):
+            answer = await self.ask(path, body, who, key="programme")
+            assert answer.status_code == 200, answer.text
         await self.caught_up()
 
     def person(self) -> Person:

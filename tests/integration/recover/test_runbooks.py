@@ -197,7 +197,10 @@ LOOKED_AT: Final = {
     "connections-are-waited-for.md": ({"NAME": "a report"}, ["a report", " t\n"]),
     "refusals.md": ({"PERSON": str(UUID(int=1))}, [""]),
     "sign-in-link.md": ({"PERSON": str(UUID(int=1))}, ["/sign-in/link?key="]),
-    "grant.md": ({"PERSON": str(UUID(int=1))}, [f'{UUID(int=1)}  {{"role":"bureau_admin","unit_code":"water-bureau"}}  granted']),
+    "grant.md": (
+        {"PERSON": str(UUID(int=1)), "OTHER": str(UUID(int=2))},
+        ["\n".join(f'{UUID(int=who)}  {{"role":"bureau_admin","unit_code":"water-bureau"}}  granted' for who in (1, 2))],
+    ),
 }
 """Pages whose commands look, or do one small thing; what each block shows. Blocks that are the same on several pages are run once."""
 

