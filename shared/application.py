@@ -94,6 +94,8 @@ class AcknowledgeErasure(BaseModel):
     """确认已清除: what this service held of a person is gone, after the erasure at this position of registration's log."""
 
     erased_position: int
+    sign_in_destroyed: bool = False
+    """Whether people sign in here, so that login, password, links and sessions went with it."""
 
 
 def acknowledging_erasure(

@@ -85,12 +85,11 @@ async def apply(connection: Connection, keys: PersonalKeys, consumers: Consumers
     """
     service = consumers.service
     revived = (await compare(connection, service, path)).revived
-    erase = [each.erase for each in consumers.projections if each.erase is not None]
     for person in revived:
         async with connection.transaction():
             await keys.destroy(person, connection)
             await connection.execute(_WITHDRAWN, person)
-            await clear_person(connection, person, erase, codec)
+            await clear_person(connection, person, consumers, codec)
     return revived
 
 

@@ -136,6 +136,7 @@ class Service(Generic[L]):
             reactions=self.reactions,
             use_cases={each.name: each for each in self.use_cases},
             figures=self.figures,
+            forget=accounts.FORGET if self.signs_in else (),
         )
 
 

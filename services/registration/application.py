@@ -378,16 +378,18 @@ async def _decline_erasure(asked: Asked[DeclineErasure], _lookups: LookUps) -> P
 
 
 async def _acknowledge_erasure(asked: Asked[AcknowledgeErasure], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
-    return _on_receipt(asked, "registration", asked.body.erased_position)
+    body = asked.body
+    return _on_receipt(asked, "registration", body.erased_position, sign_in_destroyed=body.sign_in_destroyed)
 
 
 async def _record_erasure_receipt(asked: Asked[RecordErasureReceipt], _lookups: LookUps) -> Plan[volunteer.Volunteer]:
     return _on_receipt(asked, asked.body.service, asked.body.position)
 
 
-def _on_receipt(asked: Asked[Any], service: str, position: int) -> Plan[volunteer.Volunteer]:
+def _on_receipt(asked: Asked[Any], service: str, position: int, *, sign_in_destroyed: bool = False) -> Plan[volunteer.Volunteer]:
     volunteer_id = asked.ids["volunteer_id"]
-    return _on_volunteer(volunteer_id, volunteer.RecordReceipt(volunteer_id, asked.actor, service, position, frozenset(SERVICES)))
+    command = volunteer.RecordReceipt(volunteer_id, asked.actor, service, position, frozenset(SERVICES), sign_in_destroyed)
+    return _on_volunteer(volunteer_id, command)
 
 
 def _on_activity(activity_id: UUID, command: activity.ActivityCommand, *, keep_answer: bool = True) -> Plan[activity.Activity | None]:

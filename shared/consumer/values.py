@@ -130,7 +130,10 @@ class Reaction(Generic[L]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consumers(Generic[L]):
-    """Everything that a service reads, as one table that its `main` fills in. `use_cases` by name are those that deadlines may ask for."""
+    """Everything that a service reads, as one table that its `main` fills in. `use_cases` by name are those that deadlines may ask for.
+
+    `forget` are statements that take from the service's own tables what they hold of the person $1 and is no event, such as a login.
+    """
 
     service: str
     projections: Sequence[Projection]
@@ -139,6 +142,7 @@ class Consumers(Generic[L]):
     reactions: Sequence[Reaction[L]]
     use_cases: Mapping[str, UseCase[Any, L]]
     figures: Sequence[Figure] = ()
+    forget: Sequence[LiteralString] = ()
 
 
 def system_actor(service: str) -> Actor:

@@ -54,19 +54,18 @@ async def run_withdrawals(setting: Setting, stop: asyncio.Event) -> None:
 
 
 def withdrawal_fold(keys: PersonalKeys, consumers: Consumers[Any], codec: Codec) -> Fold:
-    """Keeps `consumer.withdrawn` and `consumer.erasure`; on erasure it also destroys the person's key, what is sealed in parked payloads
-    and what views show, and has that acknowledged.
+    """Keeps `consumer.withdrawn` and `consumer.erasure`; on erasure it also destroys the person's key, what is sealed in parked payloads,
+    what views show and by what the person signs in, and has that acknowledged.
     """
-    erase = [each.erase for each in consumers.projections if each.erase is not None]
 
     async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
         await _destroy_keys(keys, connection, facts)
         for fact in facts:
             await _keep(connection, fact)
             if isinstance(fact.event, PersonalDataErased):
-                await clear_person(connection, fact.event.volunteer_id, erase, codec)
+                await clear_person(connection, fact.event.volunteer_id, consumers, codec)
                 if ACKNOWLEDGE in consumers.use_cases:
-                    await _have_acknowledged(connection, fact.event.volunteer_id, fact)
+                    await _have_acknowledged(connection, fact.event.volunteer_id, fact, sign_in_destroyed=bool(consumers.forget))
 
     return fold
 
@@ -103,17 +102,20 @@ async def _destroy_keys(keys: PersonalKeys, connection: Connection, facts: Seque
         await keys.destroy(person, connection)
 
 
-async def clear_person(connection: Connection, person: UUID, erase: Sequence[LiteralString], codec: Codec) -> None:
-    """Empties what this service shows and holds back of a person whose key is destroyed, within the caller's transaction."""
+async def clear_person(connection: Connection, person: UUID, consumers: Consumers[Any], codec: Codec) -> None:
+    """Empties what this service shows, holds back and lets sign in of a person whose key is destroyed, within the caller's transaction."""
     await _clear_parked(connection, person, codec)
-    await _clear_views(connection, person, erase)
+    await _clear_views(connection, person, [each.erase for each in consumers.projections if each.erase is not None])
+    for statement in consumers.forget:
+        await connection.execute(statement, person)
 
 
-async def _have_acknowledged(connection: Connection, person: UUID, fact: Fact) -> None:
+async def _have_acknowledged(connection: Connection, person: UUID, fact: Fact, *, sign_in_destroyed: bool) -> None:
     record = fact.record
+    body = {"erased_position": record.position, "sign_in_destroyed": sign_in_destroyed}
     await connection.execute(
         SET_DEADLINE, ACKNOWLEDGE, str(person), record.time, ACKNOWLEDGE, to_json({"volunteer_id": person}).decode(),
-        to_json({"erased_position": record.position}).decode(), record.event_id, record.position, record.correlation_id, record.traceparent,
+        to_json(body).decode(), record.event_id, record.position, record.correlation_id, record.traceparent,
     )  # fmt: skip
 
 

@@ -298,6 +298,8 @@ class ErasureReceiptRecorded(Event):
     volunteer_id: UUID
     service: str
     receipt_position: int
+    sign_in_destroyed: bool = False
+    """Said by the service that people sign in at: of login, password, links and sessions of the person nothing is left."""
 
 
 class ErasureCompleted(Event):

@@ -89,8 +89,10 @@ class Accounts:
         person_id: UUID = row["person_id"]
         return person_id
 
-    async def set_password(self, person_id: UUID, login: str, password: str, *, keep: str) -> None:
-        """The person's login and password from now on; their sessions end but for the one of the key `keep`. Raises PasswordError."""
+    async def set_password(self, person_id: UUID, login: str, password: str, *, keep: str) -> bool:
+        """The person's login and password from now on; their sessions end but for the one of the key `keep`. False, and nothing is set,
+        when that has ended meanwhile: with an erasure, which takes whatever was set before. Raises PasswordError.
+        """
         login = login.strip().lower()
         if not 0 < len(login) <= LOGIN_CHARACTERS_MAX or not login.isprintable():
             raise PasswordError("login_invalid")
@@ -99,10 +101,13 @@ class Accounts:
         async with self._hashing:
             hashed = await asyncio.to_thread(self._hasher.hash, password)
         async with self._pool.acquire() as connection, connection.transaction():
+            if _digest(keep) not in {row["digest"] for row in await connection.fetch(_LOCK_SESSIONS, person_id)}:
+                return False
             if await connection.fetchval(_SELECT_OTHER, login, person_id):
                 raise PasswordError("login_taken")
             await connection.execute(_UPSERT_ACCOUNT, login, person_id, hashed)
             await connection.execute("DELETE FROM signin.session WHERE person_id = $1 AND digest <> $2", person_id, _digest(keep))
+        return True
 
     async def login_of(self, person_id: UUID) -> str | None:
         """The person's login, if they have a local account."""
@@ -115,10 +120,11 @@ class Accounts:
         await self._pool.execute(_INSERT_LINK, _digest(key), person_id, LINK_SECONDS)
         return key
 
-    async def use_link(self, key: str) -> UUID | None:
-        """Whom the link signs in; it does so no more after this."""
-        person_id: UUID | None = await self._pool.fetchval(_TAKE_LINK, _digest(key))
-        return person_id
+    async def use_link(self, key: str) -> tuple[UUID, str] | None:
+        """Whom the link signs in, and the key of their new session; it does so no more after this."""
+        session = secrets.token_urlsafe(32)
+        person_id: UUID | None = await self._pool.fetchval(_TAKE_LINK, _digest(key), _digest(session), SESSION_SECONDS_MAX)
+        return None if person_id is None else (person_id, session)
 
     async def keep_flow(self, flow: Flow, next_: str) -> None:
         """What is needed when the browser comes back from the provider."""
@@ -129,12 +135,11 @@ class Accounts:
         row = await self._pool.fetchrow(_TAKE_FLOW, _digest(state))
         return None if row is None else (Flow(state, row["nonce"], row["verifier"]), row["next"])
 
-    async def open_session(self, person_id: UUID, way: Way) -> str:
-        """The key of a new session. What has expired is swept on the way."""
+    async def open_session(self, person_id: UUID, way: Literal["password", "provider"]) -> str | None:
+        """The key of a new session; None when the account whose password was right has gone meanwhile. What has expired is swept."""
         key = secrets.token_urlsafe(32)
         await self._pool.execute(_SWEEP_SESSIONS, SESSION_IDLE_SECONDS_MAX)
-        await self._pool.execute(_INSERT_SESSION, _digest(key), person_id, way, SESSION_SECONDS_MAX)
-        return key
+        return key if await self._pool.fetchval(_INSERT_SESSION, _digest(key), person_id, way, SESSION_SECONDS_MAX) else None
 
     async def session(self, key: str) -> Session | None:
         """Whose session it is, while it lasts: twelve hours at most, and half an hour without a visit."""
@@ -187,7 +192,10 @@ _INSERT_LINK: Final[LiteralString] = """
 """
 _TAKE_LINK: Final[LiteralString] = """
     WITH taken AS (DELETE FROM signin.link WHERE digest = $1 OR expires_at < clock_timestamp() RETURNING digest, person_id, expires_at)
-    SELECT person_id FROM taken WHERE digest = $1 AND expires_at > clock_timestamp()
+    INSERT INTO signin.session (digest, person_id, way, expires_at)
+    SELECT $2::bytea, person_id, 'link', clock_timestamp() + $3::integer * interval '1 second'
+    FROM taken WHERE digest = $1 AND expires_at > clock_timestamp()
+    RETURNING person_id
 """
 _INSERT_FLOW: Final[LiteralString] = """
     INSERT INTO signin.flow (digest, nonce, verifier, next, expires_at)
@@ -204,8 +212,27 @@ _SWEEP_SESSIONS: Final[LiteralString] = """
     WHERE expires_at < clock_timestamp() OR seen_at < clock_timestamp() - $1::integer * interval '1 second'
 """
 _INSERT_SESSION: Final[LiteralString] = """
+    WITH known AS (SELECT person_id FROM signin.account WHERE person_id = $2 FOR SHARE)
     INSERT INTO signin.session (digest, person_id, way, expires_at)
-    VALUES ($1, $2, $3, clock_timestamp() + $4::integer * interval '1 second')
+    SELECT $1::bytea, $2, $3::text, clock_timestamp() + $4::integer * interval '1 second'
+    WHERE $3 <> 'password' OR EXISTS (SELECT FROM known)
+    RETURNING true
+"""
+_LOCK_SESSIONS: Final[LiteralString] = "SELECT digest FROM signin.session WHERE person_id = $1 ORDER BY digest FOR UPDATE"
+FORGET: Final[tuple[LiteralString, ...]] = (
+    "DELETE FROM signin.link WHERE person_id = $1",
+    """
+    WITH theirs AS (SELECT digest FROM signin.session WHERE person_id = $1 ORDER BY digest FOR UPDATE)
+    DELETE FROM signin.session USING theirs WHERE session.digest = theirs.digest
+    """,
+    "DELETE FROM signin.account WHERE person_id = $1",
+    "DELETE FROM signin.session WHERE person_id = $1",
+)
+"""What an erasure of the person $1 takes with it, in this order, each statement by itself in one transaction.
+
+Who is just using a link, setting a password or coming by one holds the link's row, the sessions' or the account's: it is waited for, and
+what came of it is met by a later statement. So nothing that began before is left, and nobody is locked out who comes anew afterwards: an
+employee whose data as a volunteer were erased still works for the bureau.
 """
 _TOUCH_SESSION: Final[LiteralString] = """
     UPDATE signin.session SET seen_at = clock_timestamp()

@@ -123,6 +123,7 @@ FIELDS_ZH: Final[Mapping[str, str]] = {
     "role": "角色",
     "served_on": "服务日期",
     "service": "服务",
+    "sign_in_destroyed": "登录信息已销毁",
     "skills": "服务技能",
     "slot_starts_at": "预定开始",
     "stars": "星级",

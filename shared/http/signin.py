@@ -115,9 +115,9 @@ class _Pages:
         following = self._in.safe_next(fields.get("next"))
         person_id = await Deadline(HASH_SECONDS_MAX).meet(self._in.accounts.check(fields.get("login", ""), fields.get("password", "")))
         if person_id is None:
-            _log.warning("sign_in_failed", reason="password")
-            return self._form(request, following, failed=True)
-        return await self._welcome(person_id, "password", following)
+            return self._failed(request, following)
+        key = await Deadline().meet(self._in.accounts.open_session(person_id, "password"))
+        return self._failed(request, following) if key is None else self._welcome(person_id, "password", key, following)
 
     async def ask_link(self, request: Request) -> Response:
         """A link is used by pressing a button: a preview that only opens it leaves it as it was."""
@@ -126,11 +126,12 @@ class _Pages:
     async def by_link(self, request: Request) -> Response:
         """The one-time link, used."""
         fields = await self._in.forms.read(request)
-        person_id = await Deadline().meet(self._in.accounts.use_link(fields.get("key", "")))
-        if person_id is None:
+        found = await Deadline().meet(self._in.accounts.use_link(fields.get("key", "")))
+        if found is None:
             _log.warning("sign_in_failed", reason="link")
             raise ProblemError("link_used")
-        return await self._welcome(person_id, "link", HOME)
+        person_id, key = found
+        return self._welcome(person_id, "link", key, HOME)
 
     async def to_provider(self, request: Request) -> Response:
         """Off to the provider, with a state that only this browser brings back."""
@@ -161,7 +162,8 @@ class _Pages:
         except ProviderError as error:
             _log.error("sign_in_failed", reason=str(error))
             raise ProblemError("provider_away") from None
-        response = await self._welcome(person_id, "provider", following)
+        key = await Deadline().meet(self._in.accounts.open_session(person_id, "provider"))
+        response = self._welcome(person_id, "provider", key or "", following)
         self._in.forms.drop_cookie(response, _STATE_COOKIE)
         return response
 
@@ -200,9 +202,11 @@ class _Pages:
             setting = self._in.accounts.set_password(
                 session.person_id, fields.get("login", ""), fields.get("password", ""), keep=self._key(request)
             )
-            await Deadline(HASH_SECONDS_MAX).meet(setting)
+            is_set = await Deadline(HASH_SECONDS_MAX).meet(setting)
         except PasswordError as error:
             return await self._account(request, session, error.code, 422)
+        if not is_set:
+            raise ProblemError("sign_in_needed")
         _log.info("password_set", person=logs.pseudonym(str(session.person_id)))
         return await self._account(request, session, "password_set")
 
@@ -215,8 +219,11 @@ class _Pages:
             self._in.forms.drop_cookie(response, name)
         return response
 
-    async def _welcome(self, person_id: UUID, way: Way, following: str) -> Response:
-        key = await Deadline().meet(self._in.accounts.open_session(person_id, way))
+    def _failed(self, request: Request, following: str) -> Response:
+        _log.warning("sign_in_failed", reason="password")
+        return self._form(request, following, failed=True)
+
+    def _welcome(self, person_id: UUID, way: Way, key: str, following: str) -> Response:
         _log.info("signed_in", way=way, person=logs.pseudonym(str(person_id)))
         response = RedirectResponse(f"/sign-in?{urlencode({'next': following})}", 303)
         self._in.forms.set_cookie(response, _SESSION_COOKIE, key, SESSION_SECONDS_MAX)

@@ -138,6 +138,7 @@ class RecordReceipt:
     service: str
     position: int
     services: frozenset[str]
+    sign_in_destroyed: bool = False
 
 
 VolunteerCommand = (
@@ -278,7 +279,12 @@ def _record_receipt(volunteer: Volunteer, command: RecordReceipt) -> Sequence[Vo
     """Of an erasure that this log does not hold nothing is recorded: it was lost with an older copy, and is asked again."""
     if not volunteer.is_erased or command.service in volunteer.receipts:
         return []
-    receipt = ErasureReceiptRecorded(volunteer_id=command.volunteer_id, service=command.service, receipt_position=command.position)
+    receipt = ErasureReceiptRecorded(
+        volunteer_id=command.volunteer_id,
+        service=command.service,
+        receipt_position=command.position,
+        sign_in_destroyed=command.sign_in_destroyed,
+    )
     is_whole = volunteer.receipts | {command.service} >= command.services
     return [receipt, ErasureCompleted(volunteer_id=command.volunteer_id)] if is_whole else [receipt]
 

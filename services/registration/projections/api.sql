@@ -228,7 +228,7 @@ COMMENT ON COLUMN api.named_volunteers.unit_name IS '单位名称 / Name of the 
 CREATE VIEW api.erasures AS
 SELECT erasure.volunteer_id, erasure.state, erasure.log_id, erasure.requested_at, erasure.requested_by, erasure.requested_position,
        erasure.declined_as, erasure.erased_at, erasure.approved_by, erasure.erased_position, erasure.registration_receipt_at,
-       erasure.hours_receipt_at, erasure.hours_position, erasure.recognition_receipt_at, erasure.recognition_position,
+       erasure.sign_in_destroyed, erasure.hours_receipt_at, erasure.hours_position, erasure.recognition_receipt_at, erasure.recognition_position,
        erasure.completed_at, erasure.completed_position
 FROM erasures AS erasure;
 COMMENT ON VIEW api.erasures IS '个人信息删除及其证明 / Erasures of personal data, and the proof of each; names nobody';
@@ -243,6 +243,7 @@ COMMENT ON COLUMN api.erasures.erased_at IS '批准时间 / When a second person
 COMMENT ON COLUMN api.erasures.approved_by IS '批准人 / Who approved it, and in which role';
 COMMENT ON COLUMN api.erasures.erased_position IS '批准在日志中的位置 / Position of the approval';
 COMMENT ON COLUMN api.erasures.registration_receipt_at IS '登记服务已清除 / When registration had done its part';
+COMMENT ON COLUMN api.erasures.sign_in_destroyed IS '登录名, 密码, 会话与登录链接已销毁 / Whether login, password, sessions and links went with it';
 COMMENT ON COLUMN api.erasures.hours_receipt_at IS '时长服务已清除 / When hours had said so';
 COMMENT ON COLUMN api.erasures.hours_position IS '时长服务日志中的位置 / Where it says so in its own log';
 COMMENT ON COLUMN api.erasures.recognition_receipt_at IS '评星服务已清除 / When recognition had said so';

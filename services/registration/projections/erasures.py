@@ -28,8 +28,8 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
                 await connection.execute("UPDATE erasures SET state = 'declined', declined_as = $2 WHERE volunteer_id = $1", who, code)
             case PersonalDataErased(volunteer_id=who):
                 await connection.execute(_ERASED, who, record.log_id, record.time, record.actor, record.position)
-            case ErasureReceiptRecorded(volunteer_id=who, service=service, receipt_position=position):
-                await connection.execute(_RECEIPT, who, service, record.time, position)
+            case ErasureReceiptRecorded(volunteer_id=who, service=service, receipt_position=position, sign_in_destroyed=destroyed):
+                await connection.execute(_RECEIPT, who, service, record.time, position, destroyed)
             case ErasureCompleted(volunteer_id=who):
                 await connection.execute(_COMPLETED, who, record.time, record.position)
             case _:
@@ -54,7 +54,8 @@ _RECEIPT: Final[LiteralString] = """
         hours_receipt_at = CASE WHEN $2 = 'hours' THEN $3 ELSE hours_receipt_at END,
         hours_position = CASE WHEN $2 = 'hours' THEN $4::bigint ELSE hours_position END,
         recognition_receipt_at = CASE WHEN $2 = 'recognition' THEN $3 ELSE recognition_receipt_at END,
-        recognition_position = CASE WHEN $2 = 'recognition' THEN $4 ELSE recognition_position END
+        recognition_position = CASE WHEN $2 = 'recognition' THEN $4 ELSE recognition_position END,
+        sign_in_destroyed = sign_in_destroyed OR $5
     WHERE volunteer_id = $1
 """
 _COMPLETED: Final[LiteralString] = """
@@ -82,8 +83,8 @@ QUERY: Final = Query(
     path="/erasures",
     sql="""
         SELECT volunteer_id, state, log_id, requested_at, requested_by, requested_position, declined_as, erased_at, approved_by,
-               erased_position, registration_receipt_at, hours_receipt_at, hours_position, recognition_receipt_at, recognition_position,
-               completed_at, completed_position
+               erased_position, registration_receipt_at, sign_in_destroyed, hours_receipt_at, hours_position, recognition_receipt_at,
+               recognition_position, completed_at, completed_position
         FROM api.erasures
         WHERE ($1::text IS NULL OR state = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::uuid IS NULL OR volunteer_id > $3)
         ORDER BY volunteer_id LIMIT $4
@@ -100,6 +101,7 @@ QUERY: Final = Query(
         Column("approved_by", "text", "批准人", "Approved by", nullable=True),
         Column("erased_position", "integer", "批准位置", "Position of the approval", plain=True, nullable=True, hidden=True),
         Column("registration_receipt_at", "instant", "登记服务回执", "Registration's receipt", nullable=True),
+        Column("sign_in_destroyed", "boolean", "登录信息已销毁", "Login, password and sessions destroyed"),
         Column("hours_receipt_at", "instant", "时长服务回执", "Hours' receipt", nullable=True),
         Column("hours_position", "integer", "时长服务日志位置", "Position in its log", plain=True, nullable=True, hidden=True),
         Column("recognition_receipt_at", "instant", "评星服务回执", "Recognition's receipt", nullable=True),

@@ -10,6 +10,7 @@ CREATE TABLE erasures (
     approved_by text,
     erased_position bigint,
     registration_receipt_at timestamptz,
+    sign_in_destroyed boolean NOT NULL DEFAULT false,
     hours_receipt_at timestamptz,
     hours_position bigint,
     recognition_receipt_at timestamptz,

@@ -199,7 +199,7 @@ async def test_an_erasure_is_acknowledged_at_once_and_by_the_same_command_howeve
     await reader.take([erased])
     due = await base.pool.fetch("SELECT use_case, ids, body, set_at FROM consumer.deadline")
     assert [(row["use_case"], json.loads(row["ids"]), json.loads(row["body"]), row["set_at"]) for row in due] == [
-        ("acknowledge_erasure", {"volunteer_id": str(PERSON)}, {"erased_position": 1}, 1)
+        ("acknowledge_erasure", {"volunteer_id": str(PERSON)}, {"erased_position": 1, "sign_in_destroyed": False}, 1)
     ]
 
 

@@ -11,6 +11,7 @@ from tests.integration.recover.test_restored import acknowledged
 from tests.integration.relay.conftest import until
 
 _HAS_KEY = "SELECT FROM keys.person WHERE subject = $1 AND wrapped IS NOT NULL"
+_SIGNS_IN = "SELECT FROM signin.account WHERE person_id = $1"
 _SHOWN = "SELECT masked_name FROM api.volunteers WHERE volunteer_id = $1"
 
 
@@ -45,6 +46,7 @@ async def restored(site: Site) -> Restored:
     await site.adopt()
     for person in (made.kept, made.erased):
         assert (await site.register(person)).status_code == 200
+        await site.sql(SERVICE, "INSERT INTO signin.account VALUES ($1, $2, 'a hash')", f"login of {person.id}", person.id)
     await site.caught_up()
     site.stop()
     copy = site.back_up()
@@ -53,6 +55,7 @@ async def restored(site: Site) -> Restored:
     await until(lambda: acknowledged(site))
     await site.caught_up()
     assert not await made.has_key(made.erased)
+    assert not await site.sql(SERVICE, _SIGNS_IN, made.erased.id)
     environment = site.environment(SERVICE) | {"REGISTRATION_ERASURES_FILE": str(made.list)}
     assert "lists 1 erased persons" in (await run(SERVICE, environment, "erasures", "export")).out
     site.stop()
@@ -74,12 +77,15 @@ async def test_a_list_that_cannot_be_read_leaves_the_log_closed(restored: Restor
 async def test_recover_destroys_again_the_key_that_the_copy_brought_back_and_empties_what_is_shown(restored: Restored) -> None:
     assert await restored.has_key(restored.erased), "the copy has brought it back"
     assert await restored.shown(restored.erased) is not None
+    assert await restored.site.sql(SERVICE, _SIGNS_IN, restored.erased.id)
     ran = await restored.recover()
     assert ran.code == 0, ran.out
     lines = ran.out.splitlines()
     assert lines.index(f"erased again: {restored.erased.id}") < next(at for at, line in enumerate(lines) if line.startswith("open at"))
     assert not await restored.has_key(restored.erased)
     assert await restored.shown(restored.erased) is None
+    assert not await restored.site.sql(SERVICE, _SIGNS_IN, restored.erased.id)
+    assert await restored.site.sql(SERVICE, _SIGNS_IN, restored.kept.id)
     assert (await restored.has_key(restored.kept), await restored.shown(restored.kept)) == (True, "甲**")
     assert "0 persons of erased.jsonl had come back" in (await restored.recover()).out
 

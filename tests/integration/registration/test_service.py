@@ -30,12 +30,14 @@ from shared.contracts.registration import (
     VolunteerDeregistered,
 )
 from shared.eventstore.values import Answer
+from shared.http.accounts import FORGET, Accounts
 from shared.http.audited import READS
 from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
 from shared.postgres import connect
 from tests.integration.codes import allowed, words_of
 from tests.integration.registration.conftest import AUDITOR, BUREAU, CODEC, DEPUTY, UNIT, UNIT_ADMIN, Registration, volunteer
+from tests.integration.relay.conftest import until
 from tests.unit.registration.people import id_number
 
 SAMPLE = (Path(__file__).parents[3] / "deploy/sample/programme-2017.yaml").read_text(encoding="utf-8")
@@ -312,7 +314,8 @@ async def test_an_erasure_is_asked_approved_received_for_and_proven(registration
     await registration.ask("approve_erasure", b"{}", BUREAU, volunteer_id=who)
     assert (await row())["state"] == "erased"
     await registration.fire_due()
-    assert (await row())["registration_receipt_at"] is not None
+    received = await row()
+    assert (received["registration_receipt_at"] is not None, received["sign_in_destroyed"]) == (True, True)
     for service, position in (("hours", 7), ("recognition", 9), ("recognition", 9)):
         said = body(service=service, position=position)
         assert code_of(await registration.ask("record_erasure_receipt", said, system_actor("registration"), volunteer_id=who)) is None
@@ -323,6 +326,78 @@ async def test_an_erasure_is_asked_approved_received_for_and_proven(registration
     assert not any(clear in str(done) for clear in (*NAMES, id_number(sequence="000"), CANARIES["role"]))
     state = await registration.pool.fetchval("SELECT state FROM consumer.erasure WHERE subject = $1", who)
     assert state == "completed"
+
+
+PASSWORD = "korrekt pferd batterie"
+
+
+async def signing_in(registration: Registration, who: UUID, login: str) -> tuple[Accounts, str, str]:
+    """Somebody with a local account, a session and a link that was not used: the accounts, the session's key, the link's."""
+    accounts = Accounts(registration.pool)
+    first = await accounts.use_link(await accounts.new_link(who))
+    assert first is not None
+    assert await accounts.set_password(who, login, PASSWORD, keep=first[1])
+    return accounts, first[1], await accounts.new_link(who)
+
+
+async def test_an_erasure_takes_login_sessions_and_links_with_it_and_the_person_cannot_sign_in(registration: Registration) -> None:
+    await adopt(registration)
+    who, other = await people(registration, 2)
+    accounts, session, link = await signing_in(registration, who, "lin.xiaoxi")
+    await signing_in(registration, other, "another")
+    assert await accounts.check("lin.xiaoxi", PASSWORD) == who
+    assert await accounts.session(session) is not None
+    await erase(registration, who)
+    fact = (await registration.facts_from_the_start())[-1]
+    async with registration.pool.acquire() as connection, connection.transaction():
+        await withdrawal_fold(registration.keys, SERVICE.consumers, CODEC)(connection, [fact])  # `views` and `inbox` may have parked it.
+    assert await accounts.check("lin.xiaoxi", PASSWORD) is None
+    assert await accounts.open_session(who, "password") is None
+    assert await accounts.session(session) is None
+    assert await accounts.use_link(link) is None
+    assert not await accounts.set_password(who, "lin.xiaoxi", PASSWORD, keep=session)
+    assert await accounts.check("another", PASSWORD) == other
+    owner = await connect(registration.dsn, "owner")
+    for (table,) in await owner.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'signin'"):
+        text = str(await owner.fetch(f'SELECT to_jsonb(row) FROM signin."{table}" AS row'))
+        assert "lin.xiaoxi" not in text
+        assert str(who) not in text
+    await owner.close()
+
+
+@pytest.mark.parametrize("begun", ["a password is being set", "a password is being checked", "a link is being used"])
+async def test_who_signs_in_in_the_moment_of_the_erasure_is_met_by_it(registration: Registration, begun: str) -> None:
+    who = uuid4()
+    await signing_in(registration, who, "lin.xiaoxi")
+    owner = await connect(registration.dsn, "owner")
+
+    async def waits_for_a_lock() -> bool:
+        waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+        return bool(await owner.fetchval(waiting))
+
+    statement, *said = {
+        "a password is being set": ("SELECT digest FROM signin.session WHERE person_id = $1 ORDER BY digest FOR UPDATE", who),
+        "a password is being checked": ("SELECT FROM signin.account WHERE person_id = $1 FOR SHARE", who),
+        "a link is being used": ("DELETE FROM signin.link WHERE person_id = $1", who),
+    }[begun]
+    opened = "INSERT INTO signin.session (digest, person_id, way, expires_at) VALUES ('k', $1, 'link', clock_timestamp() + interval '1 h')"
+    renamed = "UPDATE signin.account SET login = 'xiaoxi.lin' WHERE person_id = $1"
+
+    async def forget() -> None:
+        async with registration.pool.acquire() as connection, connection.transaction():
+            for each in FORGET:
+                await connection.execute(each, who)
+
+    async with registration.pool.acquire() as connection:
+        async with connection.transaction():
+            await connection.execute(statement, *said)
+            forgetting = asyncio.create_task(forget())
+            await until(waits_for_a_lock)
+            await connection.execute(renamed if begun == "a password is being set" else opened, who)
+        await forgetting
+    for table in ("account", "session", "link"):
+        assert not await owner.fetch(f"SELECT FROM signin.{table} WHERE person_id = $1", who), table
+    await owner.close()
 
 
 async def test_an_erasure_empties_the_read_tables_also_while_the_person_s_key_is_parked_there(registration: Registration) -> None:
