@@ -29,6 +29,7 @@ from shared.contracts.registration import (
 )
 from shared.contracts.topics import SERVICES
 from shared.envelope import Stream
+from shared.networks import read_network
 from shared.permissions import Role
 
 Line = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
@@ -40,6 +41,7 @@ Instant = Annotated[
     AfterValidator(lambda instant: instant.astimezone(UTC)),
 ]
 Code = Annotated[str, StringConstraints(max_length=60, pattern=CODE)]
+NetworkText = Annotated[str, StringConstraints(max_length=43), AfterValidator(read_network)]
 RoleName = Literal["bureau_admin", "unit_admin", "activity_leader", "volunteer", "kiosk", "auditor", "ops"]
 
 
@@ -89,6 +91,9 @@ class IssueDeviceKey(BaseModel):
     name: Line = Field(description="what the device is called, such as where it stands; no person's name")
     key_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] = Field(
         description="SHA-256 of the key as the device sends it (`lfd_` and 43 characters), in hexadecimal digits"
+    )
+    networks: Annotated[tuple[NetworkText, ...], Field(min_length=1, max_length=20)] = Field(
+        description="from where the key counts: networks as `10.20.0.0/16` or `2001:db8:1::/48`, or single addresses"
     )
 
 
@@ -309,6 +314,7 @@ async def _issue_device_key(asked: Asked[IssueDeviceKey], lookups: LookUps) -> P
         is_unit_known=await lookups.is_unit_known(body.unit_code),
         name=body.name,
         key_digest=body.key_digest,
+        networks=body.networks,
         now=asked.now,
     )
     return Plan(Stream("device", device_id), DEVICE, lambda state: device.decide(state, command))

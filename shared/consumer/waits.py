@@ -110,7 +110,7 @@ class Waits:
 
     async def _read_devices(self, key_digests: Sequence[str]) -> Sequence[Device | None]:
         found = {
-            row["key_digest"]: Device(row["device_id"], row["unit_code"], row["expires_at"], is_revoked=row["is_revoked"])
+            row["key_digest"]: Device(row["device_id"], row["unit_code"], row["expires_at"], row["is_revoked"], tuple(row["networks"]))
             for row in await self._pool.fetch(_SELECT_DEVICES, key_digests)
         }
         return [found.get(each) for each in key_digests]
@@ -123,7 +123,7 @@ class Waits:
 
 
 _SELECT_DEVICES: Final = """
-    SELECT key_digest, device_id, unit_code, expires_at, revoked_position IS NOT NULL AS is_revoked
+    SELECT key_digest, device_id, unit_code, expires_at, revoked_position IS NOT NULL AS is_revoked, networks
     FROM consumer.device WHERE key_digest = ANY($1::text[])
 """
 _SELECT_POSITION: Final = "SELECT log_id, applied, reacted FROM consumer.position WHERE consumer = $1 AND log = $2"

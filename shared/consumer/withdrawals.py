@@ -78,7 +78,7 @@ async def _keep(connection: Connection, fact: Fact) -> None:
         case RoleWithdrawn():
             await connection.execute(_WITHDRAWN, event.person_id, f"role:{event.role}:{event.unit_code}", position)
         case DeviceKeyIssued():
-            await connection.execute(_DEVICE, event.device_id, event.key_digest, event.unit_code, event.expires_at)
+            await connection.execute(_DEVICE, event.device_id, event.key_digest, event.unit_code, event.expires_at, event.networks)
         case DeviceKeyRevoked():
             await connection.execute(_REVOKED, event.device_id, position)
         case ConsentGiven():
@@ -171,7 +171,8 @@ _WITHDRAWN: Final = """
     ON CONFLICT (subject, kind) DO UPDATE SET position = excluded.position
 """
 _DEVICE: Final = """
-    INSERT INTO consumer.device (device_id, key_digest, unit_code, expires_at) VALUES ($1, $2, $3, $4) ON CONFLICT (device_id) DO NOTHING
+    INSERT INTO consumer.device (device_id, key_digest, unit_code, expires_at, networks) VALUES ($1, $2, $3, $4, $5::text[]::cidr[])
+    ON CONFLICT (device_id) DO NOTHING
 """
 _REVOKED: Final = "UPDATE consumer.device SET revoked_position = $2 WHERE device_id = $1"
 _ERASURE: Final = """

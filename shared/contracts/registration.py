@@ -187,6 +187,8 @@ class DeviceKeyIssued(Event):
     key_digest: str
     """SHA-256 of the key, in hexadecimal digits: 256 random bits cannot be found from it."""
     expires_at: datetime
+    networks: tuple[str, ...] = ()
+    """From where the key counts, as `10.20.0.0/16` or `2001:db8:1::/48`; from anywhere where none is named, as of old."""
 
 
 class DeviceKeyRevoked(Event):

@@ -94,7 +94,7 @@ class Api:
 
     async def asker(self, request: Request, roles: frozenset[Role]) -> Actor:
         """Who asks, when the token and the role allow it. Raises ProblemError (400, 401, 403, 429)."""
-        actor = await self.door.actor(request.headers, roles)
+        actor = await self.door.actor(request.headers, roles, self.rates.source_of(request.scope))
         self.rates.person(actor.person_id)
         return actor
 

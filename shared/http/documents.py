@@ -27,7 +27,7 @@ _BODY_CODES: Final = (
 )  # fmt: skip
 _TOKEN_CODES: Final = (
     "token_missing", "token_too_large", "token_invalid", "token_expired", "device_key_unknown", "device_key_expired", "device_key_revoked",
-    "acting_as_invalid", *sorted(ROLE_CODES),
+    "device_elsewhere", "acting_as_invalid", *sorted(ROLE_CODES),
 )  # fmt: skip
 _COMMAND_CODES: Final = (
     *_BODY_CODES, *_TOKEN_CODES, "idempotency_key_missing", "idempotency_key_invalid", "idempotency_key_reused", "if_match_invalid",

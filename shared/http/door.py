@@ -13,8 +13,10 @@ from uuid import UUID
 
 from starlette.datastructures import Headers
 
+from shared import logs
 from shared.http.auth import Authenticator, Caller, acting
 from shared.http.problems import ProblemError
+from shared.networks import Address, Network, is_within
 from shared.permissions import GRANTED, Actor, Role, judge
 
 ACTING_AS: Final = "acting-as"
@@ -26,17 +28,23 @@ Roles = Mapping[tuple[str, str], bool]
 ROLE_CODES: Final = frozenset({"role_not_allowed", "role_not_held", "role_withdrawn", "role_ambiguous"})
 """What somebody is told who is known, and may not."""
 
+_log = logs.logger()
+
 _FURTHEST: Final = ("bureau", "unit", "own", "nothing")
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that registration has given a key: whose it is, and until when the key counts."""
+    """A device that registration has given a key: whose it is, until when the key counts, and from where.
+
+    A key of before networks were asked for has none, and counts from anywhere.
+    """
 
     device_id: UUID
     unit: str
     expires_at: datetime
     is_revoked: bool = False
+    networks: tuple[Network, ...] = ()
 
 
 DEVICE_PREFIX: Final = "lfd_"
@@ -63,11 +71,11 @@ class Door:
         self._device_of = device_of
         self._now = now
 
-    async def actor(self, headers: Headers, roles: Collection[Role]) -> Actor:
-        """Who asks for what `roles` may. Raises ProblemError (400, 401, 403)."""
+    async def actor(self, headers: Headers, roles: Collection[Role], source: Address | None = None) -> Actor:
+        """Who asks for what `roles` may; `source` is from where, as far as that is known. Raises ProblemError (400, 401, 403)."""
         authorization = headers.get("authorization")
         if authorization is not None and (key := _device_key(authorization)) is not None:
-            return await self._device(key, roles)
+            return await self._device(key, roles, source)
         caller = self.authenticator.caller(authorization)
         wanted = _wanted(headers.get(ACTING_AS), caller)
         if wanted is not None:
@@ -84,7 +92,7 @@ class Door:
             raise _refused(Role.VOLUNTEER, roles)
         return may[0]
 
-    async def _device(self, key: str, roles: Collection[Role]) -> Actor:
+    async def _device(self, key: str, roles: Collection[Role], source: Address | None) -> Actor:
         """A device acts as a kiosk of its unit, and as nothing else. Raises ProblemError (401, 403)."""
         if Role.KIOSK not in roles:
             raise _refused(Role.KIOSK, roles)
@@ -95,6 +103,9 @@ class Door:
             raise ProblemError("device_key_revoked")
         if device.expires_at <= await self._now():
             raise ProblemError("device_key_expired")
+        if device.networks and (source is None or not is_within(source, device.networks)):
+            _log.warning("device_elsewhere", device=str(device.device_id), unit=device.unit)
+            raise ProblemError("device_elsewhere")
         return Actor(device.device_id, Role.KIOSK, device.unit)
 
     async def _as(self, actor: Actor, roles: Collection[Role], caller: Caller) -> Actor:

@@ -86,6 +86,7 @@ FIELDS_ZH: Final[Mapping[str, str]] = {
     "minutes": "时长",
     "missed_check_out_after_minutes": "签退宽限",
     "name": "名称",
+    "networks": "来源网络",
     "not_after": "不晚于",
     "not_before": "不早于",
     "number": "志愿者编号",

@@ -95,6 +95,7 @@ PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("device_key_unknown", 401, "设备密钥无效", "The device's key is not known here"),
     ProblemType("device_key_expired", 401, "设备密钥已过期", "The device's key has expired"),
     ProblemType("device_key_revoked", 401, "设备密钥已吊销", "The device's key was revoked"),
+    ProblemType("device_elsewhere", 403, "设备不在登记的网络内", "The device's key does not count from this network"),
     ProblemType("sign_in_needed", 401, "请先登录", "Sign in first"),
     ProblemType("sign_in_lost", 400, "登录已中断, 请重新开始", "The sign-in was lost on the way: begin again"),
     ProblemType("link_used", 410, "链接无效、已使用或已过期", "The link is not one, was used, or has expired"),

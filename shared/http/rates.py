@@ -5,7 +5,7 @@ In memory and for each process: replicas each let through as much. That bounds w
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from math import ceil
 from time import monotonic
 from typing import Final
@@ -14,12 +14,31 @@ from uuid import UUID
 from starlette.types import Scope
 
 from shared.http.problems import ProblemError
+from shared.networks import Address, address_of, is_within
 
 BUCKETS_MAX: Final = 50_000
 """Callers that are remembered; of more, who has not asked for longest begins anew."""
 
 FREE: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """What orchestrators and Prometheus ask, however often."""
+
+
+class Proxies:
+    """The networks of those before us, who say in X-Forwarded-For for whom they ask. What anybody else says there counts for nothing."""
+
+    def __init__(self, networks: tuple[str, ...] = ()) -> None:
+        """Raises ValueError for a network that is none."""
+        self._networks = tuple(ip_network(each) for each in networks)
+
+    def source_of(self, scope: Scope) -> Address | None:
+        """From where a request comes: the nearest address that is none of our proxies; None where nobody says one."""
+        source = address_of((scope.get("client") or ("", 0))[0])
+        said = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        for each in reversed([part.strip() for value in said for part in value.split(",")]):
+            if source is None or not is_within(source, self._networks):
+                break
+            source = address_of(each)
+        return source
 
 
 class Buckets:
@@ -47,13 +66,13 @@ class Buckets:
 
 
 class Rates:
-    """The buckets of a process. `proxies` are the networks of those before us, who say in X-Forwarded-For for whom they ask."""
+    """The buckets of a process, and from where requests come to it. `proxies` are the networks of those before us."""
 
     def __init__(self, *, per_address: int = 0, per_person: int = 0, proxies: tuple[str, ...] = ()) -> None:
         """Raises ValueError for a network that is none."""
         self._addresses = Buckets(per_address)
         self._persons = Buckets(per_person)
-        self._proxies = tuple(ip_network(each) for each in proxies)
+        self._proxies = Proxies(proxies)
 
     def address(self, scope: Scope) -> None:
         """A request has come. Raises ProblemError `too_many_requests`."""
@@ -64,26 +83,16 @@ class Rates:
         """Somebody who is known has asked. Raises ProblemError `too_many_requests`."""
         _refuse(self._persons.take(person_id))
 
+    def source_of(self, scope: Scope) -> Address | None:
+        """From where a request comes; None where nobody says it."""
+        return self._proxies.source_of(scope)
+
     def address_of(self, scope: Scope) -> str:
-        """From where a request comes: the nearest address that is none of our proxies. An IPv6 address counts by its /64."""
-        address = (scope.get("client") or ("", 0))[0]
-        said = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        for each in reversed([part.strip() for value in said for part in value.split(",")]):
-            if not self._is_proxy(address):
-                break
-            address = each
-        try:
-            found = ip_address(address)
-        except ValueError:
+        """Whose bucket a request is taken from: an IPv6 address counts by its /64."""
+        found = self.source_of(scope)
+        if found is None:
             return ""
         return str(found) if found.version == 4 else str(ip_network((found, 64), strict=False))
-
-    def _is_proxy(self, address: str) -> bool:
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        return any(found in each for each in self._proxies)
 
 
 def _refuse(wait_seconds: int) -> None:

@@ -76,6 +76,7 @@ OPEN: Final[Mapping[str, str]] = {
     "registration.programme_proposed.file_digest": "the digest of that document",
     "registration.device_key_issued.name": "what a device is called, by where it stands",
     "registration.device_key_issued.key_digest": "the digest of 256 random bits",
+    "registration.device_key_issued.networks": "where a machine of the bureau stands",
     "registration.volunteer_registered.number": "drawn by chance, and public: it is what a person is told apart by where no name may stand",
     "registration.consent_given.text_version": "a year and a number, which name the text that was agreed to",
     **dict.fromkeys(

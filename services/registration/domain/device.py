@@ -28,7 +28,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class IssueDeviceKey:
-    """A key for a device of a unit, known by its digest."""
+    """A key for a device of a unit, known by its digest; it counts from these networks."""
 
     device_id: UUID
     asker: Actor
@@ -36,6 +36,7 @@ class IssueDeviceKey:
     is_unit_known: bool
     name: str
     key_digest: str
+    networks: tuple[str, ...]
     now: datetime
 
 
@@ -66,6 +67,7 @@ def decide(device: Device, command: IssueDeviceKey | RevokeDeviceKey) -> Sequenc
                     name=command.name,
                     key_digest=command.key_digest,
                     expires_at=command.now + KEY_LIFETIME,
+                    networks=command.networks,
                 )
             ]
         case RevokeDeviceKey(device_id, asker, reason):

@@ -93,7 +93,7 @@ COMMENT ON COLUMN api.roles.since IS '授权或收回时间 / When it was grante
 
 CREATE VIEW api.devices AS
 SELECT device.device_id, device.unit_code, coalesce(unit.name, device.unit_code) AS unit_name, device.name, device.issued_at, device.expires_at,
-       device.revoked_at, device.reason
+       device.revoked_at, device.reason, nullif(array_to_string(device.networks, ' '), '') AS networks
 FROM devices AS device LEFT JOIN units AS unit ON unit.code = device.unit_code;
 COMMENT ON VIEW api.devices IS '签到设备 / Devices that check people in, by a key of their own';
 COMMENT ON COLUMN api.devices.device_id IS '设备标识 / The device';
@@ -102,6 +102,7 @@ COMMENT ON COLUMN api.devices.unit_name IS '单位名称 / Name of that unit';
 COMMENT ON COLUMN api.devices.name IS '设备名称 / What it is called';
 COMMENT ON COLUMN api.devices.issued_at IS '登记时间 / When it was given its key';
 COMMENT ON COLUMN api.devices.expires_at IS '有效期至 / Until when the key counts';
+COMMENT ON COLUMN api.devices.networks IS '密钥有效的来源网络, 空为不限 / Networks from which the key counts; null: from anywhere';
 COMMENT ON COLUMN api.devices.revoked_at IS '吊销时间 / When the key was revoked, if it was';
 COMMENT ON COLUMN api.devices.reason IS '吊销原因 / Why';
 

@@ -24,7 +24,7 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
             case RoleGranted() | RoleWithdrawn() as event:
                 roles[event.person_id, event.role, event.unit_code] = (fact, isinstance(event, RoleGranted))
             case DeviceKeyIssued() as event:
-                issued.append((event.device_id, event.unit_code, event.name, fact.record.time, event.expires_at))
+                issued.append((event.device_id, event.unit_code, event.name, fact.record.time, event.expires_at, event.networks))
             case DeviceKeyRevoked() as event:
                 revoked.append((event.device_id, fact.record.time, event.reason_code))
             case _:
@@ -86,7 +86,8 @@ _INSERT_PLAN: Final[LiteralString] = """
     INSERT INTO unit_plans (year, code, planned, valid_from) VALUES ($1, $2, $3, $4)
 """
 _INSERT_DEVICE: Final[LiteralString] = """
-    INSERT INTO devices (device_id, unit_code, name, issued_at, expires_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING
+    INSERT INTO devices (device_id, unit_code, name, issued_at, expires_at, networks) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT DO NOTHING
 """
 
 _REVOKE_DEVICE: Final[LiteralString] = "UPDATE devices SET revoked_at = $2, reason = $3 WHERE device_id = $1"
@@ -179,7 +180,7 @@ DEVICES: Final = Query(
     name="devices",
     path="/devices",
     sql="""
-        SELECT name, unit_name, unit_code, device_id, issued_at, expires_at, revoked_at, reason FROM api.devices
+        SELECT name, unit_name, unit_code, device_id, networks, issued_at, expires_at, revoked_at, reason FROM api.devices
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::uuid IS NULL OR device_id > $2)
         ORDER BY device_id LIMIT $3
     """,
@@ -188,6 +189,7 @@ DEVICES: Final = Query(
         Column("unit_name", "text", "单位", "Unit"),
         Column("unit_code", "text", "单位代码", "Unit's code", hidden=True),
         Column("device_id", "uuid", "编号", "Id"),
+        Column("networks", "text", "来源网络", "From", nullable=True),
         Column("issued_at", "instant", "登记于", "Since"),
         Column("expires_at", "instant", "有效期至", "Until"),
         Column("revoked_at", "instant", "吊销于", "Revoked", nullable=True),

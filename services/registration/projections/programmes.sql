@@ -42,6 +42,7 @@ CREATE TABLE devices (
     name text NOT NULL,
     issued_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
+    networks text[] NOT NULL,               -- from where the key counts; none: from anywhere
     revoked_at timestamptz,
     reason text
 );

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -14,10 +15,12 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
 from starlette.datastructures import Headers
+from structlog.testing import capture_logs
 
 from shared.http.auth import Authenticator, own_issuer
 from shared.http.door import DEVICE_KEY_CHARACTERS, Device, Door, Roles
 from shared.http.problems import ProblemError
+from shared.http.rates import Rates
 from shared.permissions import Actor, Role
 
 PERSON: Final = UUID("0197f3a4-5c00-7000-8000-000000000001")
@@ -164,6 +167,61 @@ async def test_a_device_is_a_kiosk_of_its_unit_while_its_key_counts(
     except ProblemError as problem:
         found = problem.code
     assert found == expected
+
+
+FIXED: Final = replace(KIOSK, networks=(ip_network("192.0.2.0/24"), ip_network("2001:db8:1::/48")))
+PROXIES: Final = ("10.0.0.0/8", "fd00::/8")
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "is_let_in"),
+    [
+        ("192.0.2.7", [], True),
+        ("192.0.3.7", [], False),
+        ("2001:db8:1:2::9", [], True),
+        ("2001:db8:2::9", [], False),
+        ("::ffff:192.0.2.7", [], True),
+        (None, [], False),
+        # Whoever is no proxy of ours says of themself what they like.
+        ("198.51.100.9", ["192.0.2.7"], False),
+        ("192.0.2.7", ["198.51.100.9"], True),
+        # A proxy of ours says who asked it, and what they said before it is theirs.
+        ("10.0.0.1", ["192.0.2.7"], True),
+        ("10.0.0.1", ["198.51.100.9"], False),
+        ("10.0.0.1", ["192.0.2.7, 198.51.100.9"], False),
+        ("10.0.0.1", ["192.0.2.7", "198.51.100.9, 10.0.0.2"], False),
+        ("10.0.0.1", ["198.51.100.9, 192.0.2.7, 10.0.0.2"], True),
+        ("fd00::1", ["2001:db8:1::5"], True),
+        ("fd00::1", ["2001:db8:2::5"], False),
+        ("10.0.0.1", [], False),
+        ("10.0.0.1", ["192.0.2.7:4711"], False),
+        ("10.0.0.1", ["unknown"], False),
+    ],
+)
+async def test_a_device_s_key_counts_from_its_networks_only(
+    authenticator: Authenticator, client: str | None, forwarded: list[str], is_let_in: bool
+) -> None:
+    devices = Devices()
+    devices.device = FIXED
+    said = [(b"x-forwarded-for", each.encode()) for each in forwarded]
+    source = Rates(proxies=PROXIES).source_of({"client": (client, 1) if client else None, "headers": said, "path": "/"})
+    asking = Door(authenticator, LookUp({}), devices, now_).actor(
+        Headers({"authorization": f"Bearer {KEY}"}), frozenset({Role.KIOSK}), source
+    )
+    if is_let_in:
+        assert await asking == Actor(KIOSK.device_id, Role.KIOSK, HOME)
+        return
+    with pytest.raises(ProblemError) as caught:
+        await asking
+    assert caught.value.code == "device_elsewhere"
+
+
+async def test_a_key_that_moved_is_said_in_the_log_by_its_device(authenticator: Authenticator) -> None:
+    devices = Devices()
+    devices.device = FIXED
+    with capture_logs() as said, pytest.raises(ProblemError):
+        await Door(authenticator, LookUp({}), devices, now_).actor(Headers({"authorization": f"Bearer {KEY}"}), frozenset({Role.KIOSK}))
+    assert said == [{"event": "device_elsewhere", "log_level": "warning", "device": str(KIOSK.device_id), "unit": HOME}]
 
 
 @pytest.mark.parametrize(

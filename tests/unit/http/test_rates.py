@@ -76,6 +76,7 @@ def test_an_address_and_a_person_are_counted_apart_and_probes_not_at_all() -> No
         ("10.0.0.1", ["not an address"], ""),
         (None, [], ""),
         ("2001:db8:1:2:3:4:5:6", [], "2001:db8:1:2::/64"),
+        ("::ffff:10.0.0.1", ["::ffff:198.51.100.9"], "198.51.100.9"),  # A socket that listens for both spells IPv4 so.
     ],
 )
 def test_behind_our_proxies_who_asked_them_counts(client: str | None, forwarded: list[str], address: str) -> None:

@@ -11,9 +11,18 @@ from tests.unit.registration.people import BUREAU_ADMIN, STRANGE_ADMIN, UNIT, UN
 
 NOW = datetime(2017, 3, 1, 9, tzinfo=UTC)
 WHICH = UUID(int=0xD1)
-ISSUE = IssueDeviceKey(WHICH, UNIT_ADMIN, UNIT, is_unit_known=True, name="大厅签到机", key_digest="a" * 64, now=NOW)
+ISSUE = IssueDeviceKey(
+    WHICH, UNIT_ADMIN, UNIT, is_unit_known=True, name="大厅签到机", key_digest="a" * 64, networks=("10.20.0.0/16",), now=NOW
+)
 REVOKE = RevokeDeviceKey(WHICH, UNIT_ADMIN, "lost")
-ISSUED = DeviceKeyIssued(device_id=WHICH, unit_code=UNIT, name="大厅签到机", key_digest="a" * 64, expires_at=NOW + timedelta(days=90))
+ISSUED = DeviceKeyIssued(
+    device_id=WHICH,
+    unit_code=UNIT,
+    name="大厅签到机",
+    key_digest="a" * 64,
+    expires_at=NOW + timedelta(days=90),
+    networks=("10.20.0.0/16",),
+)
 REVOKED = DeviceKeyRevoked(device_id=WHICH, unit_code=UNIT, reason_code="lost")
 
 
