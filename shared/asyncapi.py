@@ -145,6 +145,11 @@ def _heads() -> Json:
                         "properties": {"position": whole, "total": {"type": "integer"}, "digest": {"type": "integer"}},
                     },
                 },
+                "reads": {
+                    "description": "个人信息查阅记录链的末端 / how far the chain of reads of personal data goes, and its hash",
+                    "type": ["object", "null"],
+                    "properties": {"number": whole, "hash": {"type": "string"}},
+                },
             },
         },
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from shared import kafka
+from shared.audit.heads import head_of, read_file
 from shared.consumer.schema import definition_hash
 from shared.consumer.values import Projection
 from shared.contracts.topics import TOPICS
@@ -25,6 +26,7 @@ SKEW_SECONDS_BAD: Final = 5.0
 DISK_DAYS_WARN: Final = 90.0
 DISK_DAYS_BAD: Final = 14.0
 SILENT_SECONDS_WARN: Final = 15.0
+READS_FILE_AGE_MAX: Final = timedelta(days=2)
 """A log speaks of itself every two seconds."""
 
 Level = Literal["ok", "warn", "bad"]
@@ -56,6 +58,7 @@ class Patient:
     migrations: Sequence[MigrationSet]
     projections: Sequence[Projection]
     erasures_file: Path | None = None
+    reads_file: Path | None = None
     free_gb: float | None = None
     """What is free on the database's disk; a database cannot be asked for it."""
 
@@ -76,6 +79,7 @@ async def examine(patient: Patient) -> AsyncIterator[Line]:
         ("keys", _keys),
         ("escrow", _escrow),
         ("erasures", _erasures),
+        ("reads", _reads),
         ("durability", _durability),
         ("disk", _disk),
         ("grants", _grants),
@@ -228,6 +232,18 @@ async def _erasures(patient: Patient) -> Line:
     if found.missing:
         return Line("warn", "erasures", f"{len(found.missing)} of {done} erased persons are not in the list outside: `erasures export`")
     return Line("ok", "erasures", f"{found.listed} persons in the list outside, none of them has a key here")
+
+
+async def _reads(patient: Patient) -> Line:
+    head = await head_of(patient.connection)
+    if head is None:
+        return Line("ok", "reads", "nobody has read personal data yet")
+    if patient.reads_file is None:
+        return Line("warn", "reads", f"{head.number} reads, and their head is said on Kafka only (setting READS_FILE)")
+    lines = read_file(patient.reads_file, patient.service)
+    if not lines or datetime.now(UTC) - lines[-1].at > READS_FILE_AGE_MAX:
+        return Line("warn", "reads", f"{patient.reads_file.name} has no line of the last two days: `reads publish`, and does a worker run?")
+    return Line("ok", "reads", f"{head.number} reads, {lines[-1].number} of them published {lines[-1].at:%Y-%m-%d %H:%M}")
 
 
 async def _durability(patient: Patient) -> Line:

@@ -4,6 +4,7 @@ import asyncio
 import getpass
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -14,6 +15,7 @@ import typer
 
 from shared import erasures, states
 from shared.application import Claims
+from shared.audit.heads import ReadsFileError, append, head_of, read_file
 from shared.codec import Codec
 from shared.consumer.figures import LOOK_SECONDS, Compared, compare
 from shared.consumer.values import Consumers
@@ -102,6 +104,14 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
         run(lambda settings: with_owner(service, settings, lambda connection: _refusals(connection, wanted, limit)))
 
     _add_erasures(app, operated, run)
+    reads = typer.Typer(no_args_is_help=True, help="The chain of reads of personal data.")
+    app.add_typer(reads, name="reads")
+
+    @reads.command()
+    def publish() -> None:
+        """Say how far the chain goes, with its hash, and add that to the file outside the database (setting READS_FILE) if there is one."""
+        run(lambda settings: with_owner(service, settings, lambda connection: _publish_reads(connection, service, settings)))
+
     log = typer.Typer(no_args_is_help=True, help="The state of the log.")
     app.add_typer(log, name="log")
 
@@ -177,6 +187,7 @@ async def _doctor(operated: Operated, settings: Settings, free_gb: float | None)
                 migrations=operated.migrations,
                 projections=operated.consumers.projections,
                 erasures_file=settings.erasures_file,
+                reads_file=settings.reads_file,
                 free_gb=free_gb,
             )
             async for line in examine(patient):
@@ -215,11 +226,32 @@ def _result(compared: Compared) -> str:
     return f"DIFFERS by {compared.difference}" if compared.difference else "same"
 
 
+async def _publish_reads(connection: Connection, service: str, settings: Settings) -> None:
+    head = await head_of(connection)
+    if head is None:
+        typer.echo("nobody has read personal data yet")
+        return
+    typer.echo(f"{service}: {head.number} reads, {head.hash}")
+    if settings.reads_file is not None:
+        try:
+            append(settings.reads_file, service, head, datetime.now(UTC))
+        except ReadsFileError as error:
+            raise StateError(str(error)) from None
+        typer.echo(f"added to {settings.reads_file.name}")
+
+
 async def _verify(service: str, settings: Settings) -> None:
     dsn = settings.postgres_dsn.get_secret_value()
+    try:
+        published = [] if settings.reads_file is None else read_file(settings.reads_file, service)
+    except ReadsFileError as error:
+        typer.echo(f"not verified: {error}", err=True)
+        raise typer.Exit(2) from None
     connection = await connect(dsn, f"{service} verify", statement_seconds=STATEMENT_SECONDS_MAX, default_transaction_read_only="on")
     try:
-        found = await verify(connection, service, settings.kafka_servers, settings.topic_prefix, lambda line: typer.echo(line, err=True))
+        found = await verify(
+            connection, service, settings.kafka_servers, settings.topic_prefix, lambda line: typer.echo(line, err=True), published
+        )
     except (*LOST_ERRORS, *ABSENT) as error:
         typer.echo(f"not verified: Kafka or the database did not answer ({type(error).__name__}); run again", err=True)
         raise typer.Exit(2) from None
@@ -233,7 +265,8 @@ async def _verify(service: str, settings: Settings) -> None:
     result = f"{len(found.differences)} differences" if found.differences else "nothing differs"
     typer.echo(f"{result}: {found.events} events in the log, {found.records} records in the topic")
     if chain is not None:
-        typer.echo(f"reads of personal data: {chain.rows} in an unbroken chain" if chain.broken_at is None else "their chain is broken")
+        whole = f"{chain.rows} in an unbroken chain, as it was published up to number {chain.agreed}"
+        typer.echo(f"reads of personal data: {whole}" if chain.broken_at is None else "their chain is broken")
     if found.differences or (chain is not None and chain.broken_at is not None):
         raise typer.Exit(1)
 

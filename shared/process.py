@@ -20,6 +20,7 @@ import typer
 from shared import VERSION, audit, consumer, custody, eventstore, logs, operating, privacy, rebuild, releasing, states
 from shared.application import Claims, Command, UseCase
 from shared.audit import noting
+from shared.audit.heads import Publishing
 from shared.clock import Clock
 from shared.codec import Codec
 from shared.consumer.figures import LOOK_SECONDS, Reconciliation
@@ -78,6 +79,8 @@ BACKING_WITHIN_SECONDS: Final = 60.0
 GAUGES_SECONDS: Final = 2.0
 LEDGER_SECONDS: Final = 60.0
 FORGET_SECONDS: Final = 3600.0
+READS_SECONDS: Final = 10.0
+"""How often a worker looks how far the chain of reads goes, to say it with the log's heads."""
 CLOSE_SECONDS_MAX: Final = 5.0
 COLLECTED_AFTER: Final = (20_000, 20, 50)
 """New objects until the youngest are looked through for garbage, and rounds of that until older ones are: a batch of events is none."""
@@ -299,7 +302,10 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
     ):
         setting = _setting(service, engine, settings, pool, metrics)
         figures = Reconciliation(pool, service.consumers, metrics)
-        relay = Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics, figures=figures.said)
+        reads = Publishing(pool, service.name, settings.reads_file)
+        relay = Relay(
+            engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics, figures=figures.said, reads=reads.said
+        )
         await _compare_with_kafka(relay)
         work = (
             WorkerRole("relay", relay.run),
@@ -317,6 +323,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
             tasks.create_task(every(stop, GAUGES_SECONDS, "states", lambda: states.refresh(pool, metrics)))
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, worker=pool)))
             tasks.create_task(every(stop, LOOK_SECONDS, "figures", figures.look))
+            tasks.create_task(every(stop, READS_SECONDS, "reads", reads.look))
             tasks.create_task(every(stop, FORGET_SECONDS, "refusals", lambda: forget_old_refusals(pool)))
             if service.imbalance is not None:
                 tasks.create_task(every(stop, LEDGER_SECONDS, "ledger", lambda: _check_ledger(service, pool, metrics)))

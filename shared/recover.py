@@ -8,7 +8,7 @@ restored with the log and are not ahead of it, so their consumers read on by the
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from time import monotonic
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from shared import kafka
 from shared.application import Claim, Claims
+from shared.audit.heads import ChainHead
 from shared.codec import Codec
 from shared.consumer.heads import HeadSaid
 from shared.contracts.event import Event
@@ -94,6 +95,8 @@ class Word:
 
     head: int = 0
     published: int = 0
+    reads: frozenset[ChainHead] = frozenset()
+    """Every head of the chain of reads that was said and is kept there."""
 
 
 @dataclass(slots=True)
@@ -158,7 +161,7 @@ async def _open(recovery: Recovery) -> None:
 async def last_word(servers: str, prefix: str, service: str, log_id: UUID) -> Word:
     """What a log has said of itself on its heads topic, as far as that is kept. Raises kafka.LOST_ERRORS."""
     topic = kafka.topic_name(prefix, f"{service}.heads")
-    word = Word()
+    word, reads = Word(), set[ChainHead]()
     async with reading(servers, topic, f"{service}.last_word") as consumer:
         first, end = await kafka.offsets(consumer, topic)
         consumer.seek(kafka.only_partition(topic), first)
@@ -168,7 +171,8 @@ async def last_word(servers: str, prefix: str, service: str, log_id: UUID) -> Wo
                     said = HeadSaid.model_validate_json(record.value or b"")
                     if said.log_id == log_id:
                         word = Word(max(word.head, said.head), max(word.published, said.published))
-    return word
+                        reads |= set() if said.reads is None else {said.reads}
+    return replace(word, reads=frozenset(reads))
 
 
 async def _import(recovery: Recovery, consumer: AIOKafkaConsumer, log_id: UUID, said: Word) -> int:

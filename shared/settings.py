@@ -37,6 +37,10 @@ class Settings(BaseSettings):
         default=None,
         description="list of who was erased, on another disk than the database: `erasures export` writes, `recover` reads it",
     )
+    reads_file: Path | None = Field(
+        default=None,
+        description="heads of the chain of reads of personal data, on another disk than the database: a line a day, and `reads publish`",
+    )
     token_keys_file: Path = Field(description="JWKS file with the public keys of the token issuer")
     token_issuer: str = Field(description="the `iss` that tokens must name")
     requests_per_minute_per_address: int = Field(default=3000, ge=0, description="for one address in one process; 0 for no limit")

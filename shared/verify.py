@@ -6,7 +6,7 @@ damaged and was published again, is only counted.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from time import monotonic
@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaConsumer
 
 from shared import kafka
 from shared.audit import Chain, check
+from shared.audit.heads import ChainHead
 from shared.envelope import Record, chain_hash, headers_of, record_of
 from shared.eventstore.store import record_from_row
 from shared.postgres import Connection
@@ -63,9 +64,12 @@ class _EnoughError(Exception):
     """More differences than anybody wants to read."""
 
 
-async def verify(connection: Connection, service: str, servers: str, prefix: str, say: Callable[[str], None]) -> Verified:
+async def verify(
+    connection: Connection, service: str, servers: str, prefix: str, say: Callable[[str], None], reads: Iterable[ChainHead] = ()
+) -> Verified:
     """Reads the whole log and the whole topic once, and a stretch of the topic again for each difference. `say` is told of progress.
 
+    `reads` is what was published of the head of the chain of reads elsewhere than on Kafka.
     Raises kafka.LOST_ERRORS and what the database raises: then nothing is known.
     """
     log_id: UUID = await connection.fetchval("SELECT log_id FROM es.log WHERE service = $1", service)
@@ -84,7 +88,7 @@ async def verify(connection: Connection, service: str, servers: str, prefix: str
         except _EnoughError:
             checker.found.notes.append(f"stopped after {DIFFERENCES_MAX} differences")
     if await connection.fetchval("SELECT to_regclass('audit.read') IS NOT NULL"):
-        checker.found.reads = await check(connection)
+        checker.found.reads = await check(connection, [*reads, *word.reads])
     return checker.found
 
 

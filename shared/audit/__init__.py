@@ -1,6 +1,6 @@
 """Reads of personal data, written down before anything is handed out: who, about whom, which fields, why. One hash chain a service."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from shared.audit.heads import ChainHead
 from shared.migrate import MigrationSet
 from shared.permissions import Actor
 from shared.postgres import Connection, Pool
@@ -49,27 +50,42 @@ def noting(pool: Pool) -> NoteRead:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """How far the chain goes, and the first number from which on it is not what was written, with what is wrong there."""
+    """How far the chain goes, and the first number from which on it is not what was written, with what is wrong there.
+
+    `agreed` is the last number at which it is what was said of it outside the database.
+    """
 
     rows: int
     broken_at: int | None = None
     what: str = ""
+    agreed: int = 0
 
 
-async def check(connection: Connection) -> Chain:
-    """Counts the chain from its start; `connection` is the owner's."""
-    number, digest, at = 0, CHAIN_START, datetime.min.replace(tzinfo=UTC)
+async def check(connection: Connection, published: Iterable[ChainHead] = ()) -> Chain:
+    """Counts the chain from its start, and holds it against what was `published` of its head; `connection` is the owner's."""
+    said: dict[int, set[str]] = {}
+    for head in published:
+        said.setdefault(head.number, set()).add(head.hash)
+    number, digest, at, agreed = 0, CHAIN_START, datetime.min.replace(tzinfo=UTC), 0
     while rows := await connection.fetch(_PAGE, number, _PAGE_ROWS_MAX):
         for row in rows:
             if row["number"] != number + 1:
-                return Chain(number, number + 1, "the row is missing")
+                return Chain(number, number + 1, "the row is missing", agreed)
             digest = _hash_of(digest, row)
             if row["hash"] != digest:
-                return Chain(number, row["number"], "the row, or one before it, is not what was written")
+                return Chain(number, row["number"], "the row, or one before it, is not what was written", agreed)
             if row["at"] < at:
-                return Chain(number, row["number"], "it is older than the row before")
+                return Chain(number, row["number"], "it is older than the row before", agreed)
             number, at = row["number"], row["at"]
-    return Chain(number)
+            if number in said:
+                if said[number] != {digest.hex()}:
+                    what = f"a row up to {number} was changed, and the chain written anew: another hash was published for it"
+                    return Chain(number, agreed + 1, what, agreed)
+                agreed = number
+    last = max(said, default=0)
+    if last > number:
+        return Chain(number, number + 1, f"the rows up to {last} are cut off: the head was published with that number", agreed)
+    return Chain(number, agreed=agreed)
 
 
 def _hash_of(previous: bytes, row: Any) -> bytes:

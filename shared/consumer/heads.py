@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
 from shared import logs
+from shared.audit.heads import ChainHead
 from shared.consumer.setting import Setting
 from shared.consumer.shell import RETRY_SECONDS_MAX, StoppedError, insist
 from shared.contracts.topics import subscribed
@@ -52,6 +53,8 @@ class HeadSaid(BaseModel):
     time: datetime
     figures: Mapping[str, Counted] = {}
     """What the log's owner counted of it while it was at rest, by the figure's name."""
+    reads: ChainHead | None = None
+    """How far the service's chain of reads of personal data went then; None before anything was read."""
 
 
 async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:

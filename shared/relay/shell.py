@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -70,10 +70,11 @@ class Relay:
 
     def __init__(
         self, store: EventStore, pool: Pool, dsn: str, servers: str, prefix: str, metrics: Metrics, *,
-        figures: Callable[[], Mapping[str, Mapping[str, int]]] = dict, publish: Publish | None = None,
+        figures: Callable[[], Mapping[str, Mapping[str, int]]] = dict, reads: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        publish: Publish | None = None,
     ) -> None:  # fmt: skip
         """`pool` acts as the app role; `dsn` is for the connection that listens. `figures` is what was counted of the log, to be said
-        with the heads. `publish` is for tests that end the process in it.
+        with the heads, and `reads` the head of the chain of reads of personal data. `publish` is for tests that end the process in it.
         """
         self._store = store
         self._pool = pool
@@ -82,6 +83,7 @@ class Relay:
         self._prefix = prefix
         self._metrics = metrics
         self._figures = figures
+        self._reads = reads
         self._topic = kafka.topic_name(prefix, f"{store.service}.events")
         self._publisher = Publisher(servers, prefix, store.service, metrics)
         self._publish = publish or self._publisher.publish
@@ -257,6 +259,7 @@ class Relay:
             "chain_hash": seen.sealed.hash.hex(),
             "time": (await system_clock()).isoformat(),
             "figures": self._figures(),
+            "reads": self._reads(),
         }
         await self._publisher.say(json.dumps(heads).encode())
         self._heads_due_at = monotonic() + HEADS_SECONDS

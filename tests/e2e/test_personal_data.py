@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import date
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -10,6 +11,8 @@ import pytest
 
 from deploy.local.environment import SERVICES
 from deploy.sample.year import id_number
+from shared.audit.heads import ChainHead
+from shared.recover import last_word
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import UNIT, Activity, Stage, Volunteer, accepted, on
 from tests.integration.recover.conftest import run
@@ -95,6 +98,41 @@ async def test_a_reveal_and_a_copy_are_written_down_in_a_chain_before_anything_i
     assert not any(words in listed.text for words in CANARIES.values())
     verified = await run("registration", stage.stack.environment("registration"), "verify")
     assert (verified.code, "reads of personal data: 3 in an unbroken chain" in verified.out) == (0, True), verified.out
+
+
+async def test_the_end_of_the_chain_is_missed_by_what_was_said_of_it_on_kafka_and_in_a_file(
+    stage: Stage, person: UUID, tmp_path: Path
+) -> None:
+    stack, file = stage.stack, tmp_path / "reads.jsonl"
+    said = {"fields": ["name"], "reason": "核对姓名"}
+    assert (await stage.bureau("registration").post(f"/api/v1/volunteers/{person}/reveal", json=said)).status_code == 200
+    log_id = (await stack.sql("registration", "SELECT log_id FROM es.log"))[0]["log_id"]
+    (last,) = await stack.sql("registration", "SELECT number, hash FROM audit.read ORDER BY number DESC LIMIT 1")
+    head = ChainHead(number=last["number"], hash=last["hash"].hex())
+    end = monotonic() + COMPLETED_WITHIN_S
+    while head not in (await last_word(stack.kafka.servers, stack.prefix, "registration", log_id)).reads:
+        assert monotonic() < end, "the relay does not say it"
+        await asyncio.sleep(0.5)
+    on_kafka = stack.environment("registration")
+    with_file = {**on_kafka, "REGISTRATION_READS_FILE": str(file)}
+    published = await run("registration", with_file, "reads", "publish")
+    assert f"registration: {head.number} reads, {head.hash}\nadded to reads.jsonl" in published.out, published.out
+    for environment in (on_kafka, with_file):
+        verified = await run("registration", environment, "verify")
+        assert verified.code == 0, verified.out
+        assert f"in an unbroken chain, as it was published up to number {head.number}" in verified.out
+    await stack.sql("registration", "ALTER TABLE audit.read DISABLE TRIGGER read_never_changes")
+    await stack.sql("registration", "CREATE TABLE public.cut AS SELECT * FROM audit.read ORDER BY number DESC LIMIT 1")
+    try:
+        await stack.sql("registration", "DELETE FROM audit.read WHERE number = $1", head.number)
+        for environment in (on_kafka, with_file):
+            verified = await run("registration", environment, "verify")
+            assert verified.code == 1
+            assert f"number {head.number}: the rows up to {head.number} are cut off" in verified.out, verified.out
+    finally:
+        await stack.sql("registration", "INSERT INTO audit.read SELECT * FROM public.cut ON CONFLICT DO NOTHING")
+        await stack.sql("registration", "DROP TABLE public.cut")
+        await stack.sql("registration", "ALTER TABLE audit.read ENABLE ALWAYS TRIGGER read_never_changes")
 
 
 async def test_texts_about_a_person_are_clear_in_no_log_and_gone_from_every_view_once_erased(stage: Stage, person: UUID) -> None:

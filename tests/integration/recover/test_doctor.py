@@ -63,7 +63,7 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         assert {line.level for line in findings(healthy).values()} == {"ok"}, healthy.out
         assert list(findings(healthy)) == [
             "migrations", "read models", "log", "roles", "parked keys", "consumers", "topics", "topic", "heads", "clocks", "keys",
-            "escrow", "erasures", "durability", "disk", "grants",
+            "escrow", "erasures", "reads", "durability", "disk", "grants",
         ]  # fmt: skip
 
         assert (await site.run("log", "read-only", "--reason", "a test")).code == 0
@@ -95,9 +95,8 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
     found = findings(spoiled)
     assert {what: line.level for what, line in found.items()} == {
         "migrations": "bad", "read models": "warn", "log": "warn", "roles": "warn", "parked keys": "warn", "consumers": "bad",
-        "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "escrow": "warn", "erasures": "ok",
-        "durability": "bad",
-        "disk": "bad", "grants": "bad",
+        "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "escrow": "warn", "erasures": "ok", "reads": "ok",
+        "durability": "bad", "disk": "bad", "grants": "bad",
     }  # fmt: skip
     assert "0002_decisions_are_appended_in_one_call.sql has not been applied" in found["migrations"].text
     assert "inbox paused" in found["roles"].text

@@ -265,6 +265,30 @@ async def test_an_erasure_is_listed_exported_and_done_again_after_a_key_came_bac
     assert kept.id not in {row["subject"] for row in rows}
 
 
+async def test_the_head_of_the_chain_of_reads_is_published_and_its_end_missed_when_it_is_cut_off(site: Site) -> None:
+    await site.adopt()
+    page = Runbook(site, "reads-of-personal-data.md")
+    assert len(page.blocks) == 3
+    (person,) = await registered(site, 1)
+    outside = {"REGISTRATION_READS_FILE": str(site.folder / "reads.jsonl")}
+    async with site.client(SERVICE, "局长甲", "bureau_admin", "water-saving-office") as bureau:
+        for reason in ("核对姓名", "核对电话"):
+            asked = {"fields": ["name"], "reason": reason}
+            assert (await bureau.post(f"/api/v1/volunteers/{person.id}/reveal", json=asked)).status_code == 200
+    assert "reads: reads.jsonl has no line of the last two days" in (await page.follow(2, **outside)).out
+    said = (await page.follow(1, **outside)).out
+    number = int(re.findall(r"registration: (\d+) reads, [0-9a-f]{64}\nadded to reads.jsonl", said)[0])
+    assert f"as it was published up to number {number}" in (await page.follow(0, **outside)).out
+    assert f"ok    reads: {number} reads" in (await page.follow(2, **outside)).out
+    await site.sql(SERVICE, "ALTER TABLE audit.read DISABLE TRIGGER read_never_changes")
+    await site.sql(SERVICE, "CREATE TABLE public.cut AS SELECT * FROM audit.read ORDER BY number DESC LIMIT 1")
+    await site.sql(SERVICE, "DELETE FROM audit.read WHERE number = $1", number)
+    assert f"number {number}: the rows up to {number} are cut off" in (await page.follow(0, **outside)).out
+    await site.sql(SERVICE, "INSERT INTO audit.read SELECT * FROM public.cut")  # For the tests that follow.
+    await site.sql(SERVICE, "DROP TABLE public.cut")
+    await site.sql(SERVICE, "ALTER TABLE audit.read ENABLE ALWAYS TRIGGER read_never_changes")
+
+
 def key_file(site: Site) -> Path:
     """Registration's."""
     return Path(site.environment(SERVICE)["REGISTRATION_KEY_FILE"])
