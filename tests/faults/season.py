@@ -21,7 +21,6 @@ from tests.faults.model import DAILY_CAP, OVER_AFTER, Activity, Entry, Volunteer
 from tests.faults.system import ABSENT, until
 from tests.faults.world import KIOSK, LEADER, at
 
-PEOPLE = 8
 STARS_HOURS = (2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 """The first are soon won, and soon lost by a correction."""
 FIRST_DAY = date(2017, 3, 5)
@@ -96,13 +95,12 @@ class Day:
 class Circle:
     """People of one unit. Every answer is held against the model when the phase that it belongs to is over."""
 
-    def __init__(self, clients: Clients, clock: CommonClock, seed: int, numbers: Sequence[int], unit: str, *, overlapping: bool) -> None:
+    def __init__(self, clients: Clients, clock: CommonClock, seed: int, numbers: Sequence[int], unit: str) -> None:
         self.clients = clients
         self.clock = clock
         self.random = random.Random(seed)
         self.unit = unit
         self.numbers = numbers
-        self.overlapping = overlapping
         self.activities: list[Activity] = []
         self.people = {each: Volunteer(each, [60 * hours for hours in STARS_HOURS]) for each in map(world.volunteer, numbers)}
         self.registered: dict[UUID, Asked] = {}
@@ -132,8 +130,7 @@ class Circle:
             asked = await self._everybody(lambda who, about=about: about(who, (morning, afternoon)))  # type: ignore[misc]
             self._judge_seats(asked, (morning, afternoon))
             day.last = max((each for each in [day.last, *asked] if each.accepted), key=lambda each: each.position)
-        if self.overlapping:
-            await self._overlap(day)
+        await self._overlap(day)
         return day
 
     async def _publish(self, on: date, starts: str, ends: str, capacity: int, wait_list_max: int) -> tuple[Activity, Asked]:
@@ -405,7 +402,7 @@ class Circle:
 class Season:
     """All circles, and the days so far."""
 
-    def __init__(self, clients: Clients, seed: int, *, circles: int = 1, people: int = PEOPLE, overlapping: bool = False) -> None:
+    def __init__(self, clients: Clients, seed: int, *, circles: int, people: int) -> None:
         self.clients = clients
         self.random = random.Random(seed)
         self.clock = CommonClock(clients.system.travel, at(FIRST_DAY, "03:00"))
@@ -416,11 +413,9 @@ class Season:
                 seed + number,
                 range(number * people, (number + 1) * people),
                 world.UNITS[number % len(world.UNITS)],
-                overlapping=overlapping,
             )
             for number in range(circles)
         ]
-        self.on = FIRST_DAY
         self.days = 0
 
     @property
@@ -445,18 +440,6 @@ class Season:
         self.hours_policy, self.star_policy = await world.adopt_policies(self.clients, STARS_HOURS)
         await asyncio.gather(*(each.begin(self.programme) for each in self.circles))
 
-    async def play_a_day(self) -> None:
-        """Seats, service and approval, one after the other."""
-        self.clock.players = len(self.circles)
-        await asyncio.gather(*(self._play_one(circle, self.on) for circle in self.circles))
-        self.on += timedelta(days=1)
-
-    @staticmethod
-    async def _play_one(circle: Circle, on: date) -> None:
-        day = await circle.fill(on)
-        await circle.serve(day)
-        await circle.count(day)
-
     async def play(self, stop: asyncio.Event) -> None:
         """Until `stop` is set, and to the end of the day. Fails with the first answer that should have been another."""
         self.clock.players = len(self.circles)
@@ -472,7 +455,7 @@ class Season:
 
     async def _go_on(self, circle: Circle, stop: asyncio.Event) -> None:
         """A day is served while the next one is filled, and the one before is counted."""
-        day: Day | None = await circle.fill(self.on)
+        day: Day | None = await circle.fill(FIRST_DAY)
         before: Day | None = None
         while day is not None:
             async with asyncio.TaskGroup() as tasks:

@@ -15,6 +15,7 @@ from deploy.local.environment import HOST, SERVICES
 from deploy.local.kafka import LocalKafka, free_ports
 from deploy.local.postgres import LocalPostgres
 from tests.e2e.stack import Stack
+from tests.loopback import NO_TLS
 
 PROCESSES = tuple(f"{service}-{role}" for service in SERVICES for role in ("api", "worker"))
 EXIT_SECONDS_MAX = 30.0
@@ -47,14 +48,15 @@ class System(Stack):
 
     async def ready(self, *names: str, within: float = 30.0) -> None:
         """Until each answers `/readyz`, while everything else goes on."""
-        for name in names:
-            child = self.processes[name]
-            await until(lambda n=name, c=child: self._ready_or_ended(n, c), within, name)  # type: ignore[misc]
-            assert child.running(), child.last_words(20)
+        await asyncio.gather(*(self._one_ready(name, self.processes[name], within) for name in names))
+
+    async def _one_ready(self, name: str, child: Child, within: float) -> None:
+        await until(lambda: self._ready_or_ended(name, child), within, name, every=0.1)
+        assert child.running(), child.last_words(20)
 
     async def metric(self, name: str, metric: str, **labels: str) -> float:
         """The sum of those samples of a process's metric that have these labels; 0 where there is none."""
-        async with httpx.AsyncClient(timeout=3) as client:
+        async with httpx.AsyncClient(timeout=3, verify=NO_TLS) as client:
             text = (await client.get(f"{self.url(name)}/metrics")).text
         samples = re.findall(rf"^leifeng_{metric}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
         return sum(float(value) for said, value in samples if all(f'{label}="{wanted}"' in said for label, wanted in labels.items()))
@@ -99,7 +101,7 @@ class System(Stack):
         if not child.running():
             return True
         try:
-            async with httpx.AsyncClient(timeout=2) as client:
+            async with httpx.AsyncClient(timeout=2, verify=NO_TLS) as client:
                 return (await client.get(f"{self.url(name)}/readyz")).status_code == 200
         except httpx.HTTPError:
             return False

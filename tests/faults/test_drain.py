@@ -16,6 +16,7 @@ from tests.faults.clients import Asked, Clients
 from tests.faults.system import EXIT_SECONDS_MAX, System, until
 from tests.faults.witness import check_answers, check_dense, check_published, stored
 from tests.faults.world import LEADER, UNIT, at
+from tests.loopback import NO_TLS
 
 SEED = 15
 CALLERS = 16
@@ -42,7 +43,7 @@ class Caller:
 
     def __init__(self, clients: Clients, *, keeps_connections: bool) -> None:
         limits = httpx.Limits(max_keepalive_connections=1 if keeps_connections else 0)
-        self._http = httpx.AsyncClient(base_url=clients.system.url(DOOR), limits=limits, timeout=10)
+        self._http = httpx.AsyncClient(base_url=clients.system.url(DOOR), limits=limits, timeout=10, verify=NO_TLS)
         self._clients = clients
         self.keeps_connections = keeps_connections
         self.came_back: list[str] = []

@@ -17,6 +17,7 @@ from tests.faults.clients import ANSWER_WITHIN_S, Asked, Clients
 from tests.faults.system import EXIT_SECONDS_MAX, PROCESSES, System, freeze, until
 from tests.faults.witness import check_answers, check_dense, check_published, stored
 from tests.faults.world import UNIT, at
+from tests.loopback import NO_TLS
 
 SEED = 5
 APIS = tuple(f"{service}-api" for service in SERVICES)
@@ -69,7 +70,7 @@ async def one_of_each(clients: Clients, programme: Asked) -> list[Asked]:
 
 async def get(system: System, name: str, path: str, **headers: str) -> httpx.Response:
     """What a process says within five seconds."""
-    async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S) as client:
+    async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S, verify=NO_TLS) as client:
         return await client.get(system.url(name) + path, headers=headers)
 
 
@@ -209,7 +210,7 @@ async def says_that_it_is_away(clients: Clients) -> None:
     bureau = clients.headers(("局长甲", "bureau_admin", "bureau"))
     for service, (command, body) in COMMANDS.items():
         began = monotonic()
-        async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S, base_url=clients.system.url(f"{service}-api")) as client:
+        async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S, base_url=clients.system.url(f"{service}-api"), verify=NO_TLS) as client:
             answers = await asyncio.gather(
                 client.get(f"/api/v1{LISTS[service]}", headers=bureau),
                 client.post(f"/api/v1{command}", json=body, headers={"Idempotency-Key": "away", **bureau}),

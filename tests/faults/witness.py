@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
@@ -28,10 +29,11 @@ from tests.faults.invariants import (
     check_reader,
     need,
 )
-from tests.faults.system import System
+from tests.faults.system import ABSENT, System
 from tests.faults.tap import Tap, read_to_the_end
 
 CONNECT_WITHIN_S = 10.0
+FOUND_WITHIN_S = 120.0
 READS: Mapping[tuple[str, str], Sequence[str]] = {
     ("registration", "views"): ("registration", "hours", "recognition"),
     ("registration", "inbox"): ("registration",),
@@ -131,6 +133,8 @@ class _Looked:
     readers: Mapping[Reader, tuple[int, int, int]]
     """Position, rows and digest; nothing of what waits behind parked keys."""
     seals: Sequence[tuple[int, int, bytes]]
+    blocked: int
+    """Logs of consumers that have parked keys."""
 
 
 @dataclass
@@ -152,15 +156,20 @@ class Witness:
         self._logs_read = Counter[Path]()
 
     async def look(self) -> None:
-        """All invariants but the digests, up to where everything stands now. Raises BrokenError."""
-        answered, self._answered = self.clients.history[self._answered :], len(self.clients.history)
-        tapped = {service: tap.position for service, tap in self.taps.items()}
-        looked = {service: await self._look_at(service) for service in SERVICES}  # Consumers first: their logs are at least as long.
+        """All invariants but the digests, up to where everything stands now. Raises BrokenError.
+
+        What it asks of them holds at every instant, so the next fault may strike meanwhile: a database that is away is waited for.
+        """
+        answered = self.clients.history[self._answered :]
+        tapped, looked, more = await self._read()
+        self._answered += len(answered)
         for service in SERVICES:
-            self._take(service, await stored(self.system, service, self.logs[service].head))
+            self._take(service, more[service])
+            await asyncio.sleep(0)
         self._check_logs()
         for service, found in looked.items():
             log, tap = self.logs[service], self.taps[service]
+            self.happened["parked key"] += found.blocked
             invariants.check_answers(log, [each for each in answered if each.service == service])
             self._compared[service] = invariants.check_published(log, tap.events[: tapped[service]], self._compared[service])
             self._check_seals(service, found.seals)
@@ -169,6 +178,19 @@ class Witness:
                 check_reader(reader, self._fold_at(reader, position), rows, digest)
             await asyncio.sleep(0)
 
+    async def _read(self) -> tuple[Mapping[str, int], Mapping[str, _Looked], Mapping[str, Sequence[Stored]]]:
+        """How far each topic is read, what each database says, and the events that came since the last look."""
+        ends = monotonic() + FOUND_WITHIN_S
+        while True:
+            tapped = {service: tap.position for service, tap in self.taps.items()}
+            try:  # Consumers first: their logs are at least as long.
+                looked = {service: await self._look_at(service) for service in SERVICES}
+                return tapped, looked, {service: await stored(self.system, service, self.logs[service].head) for service in SERVICES}
+            except ABSENT:
+                if monotonic() > ends:
+                    raise
+                await asyncio.sleep(0.2)
+
     async def _look_at(self, service: str) -> _Looked:
         async with snapshot(self.system, service) as connection:
             places = await Places.of(connection, service)
@@ -176,7 +198,6 @@ class Witness:
             blocked = {
                 (row["consumer"], row["log"]) for row in await connection.fetch("SELECT DISTINCT consumer, log FROM consumer.blocked")
             }
-            self.happened["parked key"] += len(blocked)
             found: dict[Reader, tuple[int, int, int]] = {}
             for reader in READERS:
                 if reader.service == service and (reader.consumer, reader.log) not in blocked:
@@ -185,7 +206,7 @@ class Witness:
                     found[reader] = places.applied[reader.consumer, reader.log][0], row["n"], row["digest"]
             seals = [tuple(row) for row in await connection.fetch(_SEALS, self._sealed[service])]
             await self._audit(connection, service)
-        return _Looked(places, found, seals)
+        return _Looked(places, found, seals, len(blocked))
 
     async def _audit(self, connection: "asyncpg.Connection[asyncpg.Record]", service: str) -> None:
         """One record for each change, with who, why and under which key (I17); nothing that was seen is gone (I1)."""

@@ -94,7 +94,7 @@ async def three_times(scene: Scene) -> None:
     place, before = kafka.only_partition(_topic(scene, service)), await _repeated(scene, service)
     async with reading(scene, service) as consumer:
         await consumer.seek_to_end(place)
-        ends = monotonic() + scene.lasts(smoke=6, long=30)
+        ends = monotonic() + scene.lasts(smoke=4, long=30)
         while monotonic() < ends or not seen:
             assert monotonic() < ends + REACHED_WITHIN_S, f"nothing is published in {service}"
             fetched = (await consumer.getmany(place, timeout_ms=200)).get(place, ())

@@ -10,6 +10,7 @@ from deploy.local.environment import SERVICES
 from tests.faults.nemesis.fault import BOTH, ONLY_LONG, Fault, Scene
 from tests.faults.proxy import CUT, Proxy, Rules
 from tests.faults.system import until
+from tests.loopback import NO_TLS
 
 DIRECTIONS = (CUT, Rules(up_held=True), Rules(down_held=True))
 WAYS = ("api/postgres", "api-2/postgres", "worker/postgres", "worker-2/postgres", "kafka")
@@ -29,7 +30,7 @@ async def _slow(rules: Rules, scene: Scene) -> None:
         for edge in _edges(scene, struck):
             edge.rule(rules)
         try:
-            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=6, long=60)), _is_read(scene, door, SLOWLY_WITHIN_S), scene.answers())
+            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=4, long=60)), _is_read(scene, door, SLOWLY_WITHIN_S), scene.answers())
         finally:
             scene.cluster.heal_edges()
 
@@ -71,7 +72,7 @@ async def _one_broker(scene: Scene) -> None:
         for service in SERVICES:
             scene.cluster.proxies[f"{service}/kafka-{node}"].rule(CUT)
         try:
-            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=8, long=60)), scene.answers())
+            await asyncio.gather(asyncio.sleep(scene.lasts(smoke=5, long=60)), scene.answers())
         finally:
             scene.cluster.heal_edges()
 
@@ -95,7 +96,7 @@ async def _resets(scene: Scene) -> None:
 
 async def _silence(scene: Scene) -> None:
     """Servers that accept and then say nothing: everybody asks again, and nobody storms."""
-    seconds = scene.lasts(smoke=8, long=60)
+    seconds = scene.lasts(smoke=5, long=60)
     struck = _some_ways(scene, ("api/postgres", "worker/postgres", "kafka"))
     edges = _edges(scene, struck)
     with scene.unharmed():
@@ -134,7 +135,7 @@ async def _is_read(scene: Scene, name: str, within: float) -> float:
     url = scene.cluster.url(process) + "/api/v1" + LISTS[process.partition("-")[0]]
 
     async def answers() -> bool:
-        async with httpx.AsyncClient(timeout=6) as client:
+        async with httpx.AsyncClient(timeout=6, verify=NO_TLS) as client:
             try:
                 answer = await client.get(url, headers=scene.clients.headers(("局长甲", "bureau_admin", "bureau")))
             except httpx.HTTPError:

@@ -81,7 +81,7 @@ async def _frozen(scene: Scene) -> None:
         refused = scene.clients.not_decided["store_unavailable"]
         thaw = freeze(scene.cluster.server(service))
         try:
-            await asyncio.sleep(scene.lasts(smoke=8, long=60))
+            await asyncio.sleep(scene.lasts(smoke=5, long=60))
         finally:
             thaw()
         assert scene.clients.not_decided["store_unavailable"] > refused, "nobody was told"
@@ -230,7 +230,7 @@ async def _exhausted(scene: Scene) -> None:
         await scene.cluster.sql(service, f"ALTER ROLE {login} CONNECTION LIMIT 0")  # As at max_connections: 53300.
         try:
             await scene.cluster.sql(service, _END_SESSIONS, login)
-            await asyncio.sleep(scene.lasts(smoke=6, long=30))
+            await asyncio.sleep(scene.lasts(smoke=4, long=30))
         finally:
             await scene.cluster.sql(service, f"ALTER ROLE {login} CONNECTION LIMIT -1")
         assert scene.clients.not_decided["store_unavailable"] > refused, "nobody was told"
@@ -242,7 +242,7 @@ async def _terminated(scene: Scene) -> None:
     """All sessions are ended by an administrator, again and again."""
     service = scene.random.choice(SERVICES)
     with scene.unharmed():
-        for _ in range(round(scene.lasts(smoke=10, long=60))):
+        for _ in range(round(scene.lasts(smoke=5, long=60))):
             await scene.cluster.sql(service, _END_SESSIONS, scene.cluster.database(service))
             await asyncio.sleep(0.5)
         await scene.answers(1, FIRST_ANSWER_WITHIN_S, service)
@@ -256,7 +256,7 @@ async def _append_stopped(scene: Scene) -> None:
         refused = scene.clients.not_decided["store_unavailable"]
         stopped = await _stop_an_append(scene, service)
         try:
-            await asyncio.sleep(scene.lasts(smoke=8, long=30))
+            await asyncio.sleep(scene.lasts(smoke=5, long=30))
         finally:
             stopped.send(signal.SIGCONT)
         assert scene.clients.not_decided["store_unavailable"] > refused, "nobody waited"

@@ -24,6 +24,7 @@ from tests.faults.clients import CUT_OFF
 from tests.faults.nemesis.fault import BOTH, Fault, Scene, Skipped
 from tests.faults.orders import HERE
 from tests.faults.system import EXIT_SECONDS_MAX, until
+from tests.loopback import NO_TLS
 
 REACHED_WITHIN_S = 90.0
 """Clients go round: a point of any service is passed again within this time."""
@@ -349,7 +350,7 @@ async def sleeping_api(scene: Scene) -> None:
     child.send(signal.SIGSTOP)
     try:
         await scene.answers(10)
-        await asyncio.sleep(scene.lasts(smoke=5, long=30))
+        await asyncio.sleep(scene.lasts(smoke=4, long=30))
     finally:
         child.send(signal.SIGCONT)
     await scene.cluster.ready(name)
@@ -370,7 +371,7 @@ async def blocked_api(scene: Scene) -> None:
 
 async def _is_alive(scene: Scene, name: str) -> bool:
     try:
-        async with httpx.AsyncClient(timeout=2) as client:
+        async with httpx.AsyncClient(timeout=2, verify=NO_TLS) as client:
             return (await client.get(f"{scene.cluster.url(name)}/livez")).status_code == 200
     except httpx.HTTPError:
         return False
@@ -428,7 +429,7 @@ async def too_little_cpu(scene: Scene) -> None:
         try:
             (folder / "cgroup.procs").write_text(str(scene.cluster.processes[name].pid), "ascii")
             await scene.answers(20)
-            await asyncio.sleep(scene.lasts(smoke=5, long=30))
+            await asyncio.sleep(scene.lasts(smoke=4, long=30))
         finally:
             (folder.parent / "cgroup.procs").write_text(str(scene.cluster.processes[name].pid), "ascii")
     scene.happened["a tenth of a core"] += 1
