@@ -93,7 +93,7 @@ def test_every_command_and_every_local_link_of_the_readme_works(own_stack: tuple
     assert accepted["outcome"] == "accepted"
     assert "registration.volunteer_registered" in {event["type"] for event in accepted["events"]}
     answers = [json.loads(line) for line in re.findall(r'^\{"items".*?\}$', everything, re.MULTILINE)]
-    assert len(answers) == 3
+    assert len(answers) == 4
     assert all(answer["items"] and answer["freshness"] for answer in answers)
     assert re.search(r"^leifeng_command_outcomes_total\{.*accepted", everything, re.MULTILINE)
     assert "behind_events" in everything
