@@ -163,7 +163,7 @@ class Run:
     async def play(self) -> None:
         """Raises when anything is not as it must be; whatever was started is ended."""
         self._say(f"profile {self.options.profile}, seed {self.options.seed}, commit {self.figures.commit}, logs in {self.folder}")
-        jars = await asyncio.to_thread(installed, Console())
+        jars = installed(Console())  # Java may have to learn first, and children are of the main thread.
         async with cluster(self.folder, jars, self.options.seed, small=self.options.small) as made:
             self._say(f"the cluster is up after {monotonic() - self.began:.0f} s")
             profile = self.profile
