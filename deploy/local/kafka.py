@@ -85,7 +85,8 @@ def start_cache(class_path: str) -> Path:
     """
     java = (_java_program().parent.parent / "release").read_bytes()
     jars = class_path.split(os.pathsep)
-    return Path(jars[0]).with_name(f"start-{hashlib.sha256(java + class_path.encode()).hexdigest()[:12]}.aot")
+    names = "".join(Path(jar).name for jar in jars)
+    return Path(jars[0]).with_name(f"start-{hashlib.sha256(java + names.encode()).hexdigest()[:12]}.aot")
 
 
 def _train(class_path: str, cache: Path) -> None:

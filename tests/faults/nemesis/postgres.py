@@ -15,6 +15,7 @@ import asyncpg
 from deploy.local.children import Identity
 from deploy.local.environment import SERVICES
 from deploy.local.postgres import LocalPostgres
+from deploy.local.trouble import Trouble
 from shared.process import READ_CONNECTIONS_MAX, STORE_CONNECTIONS_MAX, WORKER_CONNECTIONS_MAX
 from tests.faults.clients import ANSWER_WITHIN_S
 from tests.faults.cluster import STANDBY_OF
@@ -140,8 +141,8 @@ async def _is_up_again(scene: Scene, service: str) -> None:
     """A server that panicked may come back by itself, or end for good; the one or the other, it runs when this returns."""
 
     async def runs() -> bool:
-        await scene.cluster.start_postgres(service)
-        with suppress(asyncpg.PostgresError, OSError, TimeoutError):
+        with suppress(Trouble, asyncpg.PostgresError, OSError, TimeoutError):  # It may end yet by the disk that was full a moment ago.
+            await scene.cluster.start_postgres(service)
             await scene.cluster.sql(service, "SELECT 1")
             return True
         return False
