@@ -156,7 +156,7 @@ class Run:
         self.profile = SMALL if options.small else PROFILES[options.profile]
         self.random = random.Random(options.seed)
         self.figures = Figures(options.profile, options.seed, report.commit())
-        self.folder = Path(tempfile.mkdtemp(prefix=f"leifeng-faults-{options.profile}-{options.seed}-", dir=_in_memory()))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"leifeng-faults-{options.profile}-{options.seed}-", dir=in_memory()))
         self.happened = Counter[str]()
         self.clients: Clients | None = None
         self.began = monotonic()
@@ -342,7 +342,7 @@ class Run:
         print(text if plain else f"{monotonic() - self.began:7.1f} s  {text}", flush=True)
 
 
-def _in_memory() -> str | None:
+def in_memory() -> str | None:
     """A place that no disk slows down, where there is room: faults end processes, and what those have written outlives them there too."""
     place = os.environ.get("TMPDIR") or "/dev/shm"
     return place if Path(place).is_dir() and shutil.disk_usage(place).free > ROOM_BYTES_MIN else None

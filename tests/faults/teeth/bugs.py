@@ -50,7 +50,7 @@ def apply(patch: Path, tree: Path, *options: str) -> None:
 
 def copy(tree: Path) -> None:
     """Everything that a run needs, by copy; the jars of Kafka are shared."""
-    ignored = shutil.ignore_patterns("__pycache__", "node_modules", "results")
+    ignored = shutil.ignore_patterns("node_modules", "results")
     for name in COPIED:
         source = CHECKOUT / name
         if source.is_dir():
