@@ -82,7 +82,7 @@ async def scene(stage: Stage) -> Scene:
     leaver = await stage.volunteer("郑十")
     accepted(await command(stage.self_("registration", leaver.id), f"/volunteers/{leaver.id}/erasure", {}))
     accepted(await command(stage.bureau("registration"), f"/volunteers/{leaver.id}/erasure/approve", {}))
-    device = {"unit_code": UNIT, "name": "东门签到机", "key_digest": sha256(uuid4().bytes).hexdigest()}
+    device = {"unit_code": UNIT, "name": "东门签到机", "key_digest": sha256(uuid4().bytes).hexdigest(), "networks": ["10.20.0.0/16"]}
     accepted(await command(stage.leader("registration"), "/devices", device))
     await stage.stack.settled()
     for service in SERVICES:  # Each keeps who has read of a person.
@@ -319,9 +319,12 @@ COMES_AND_GOES: Final = (
     "/roles",
     "/devices",
     "/erasures",
+    "/programme-proposals",
+    "/proposed-units",
     "/personal-data-reads",
 )
-"""Lists that say of a person when they came, what waits, what was changed or declined and why, who read of whom; and devices."""
+"""Lists that say of a person when they came, what waits, what was changed or declined and why, who read of whom; devices, and what is
+proposed."""
 
 
 @pytest.mark.parametrize(("service", "query"), QUERIES.values(), ids=QUERIES)
