@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from shared import kafka
+from shared.access import grants
 from shared.audit.heads import head_of, read_file
-from shared.consumer.schema import definition_hash
+from shared.consumer.schema import definition_hash, rules_of
 from shared.consumer.values import Projection
 from shared.contracts.topics import TOPICS
 from shared.erasures import compare
@@ -277,70 +278,21 @@ async def _disk(patient: Patient) -> Line:
 
 
 async def _grants(patient: Patient) -> Line:
-    roles, said = patient.roles, list[str]()
-    for row in await patient.connection.fetch(_ROLES, [roles.app, roles.reader]):
-        may = [name for name in ("superuser", "create roles", "create databases", "bypass policies", "replicate", "log in") if row[name]]
-        said += [f"{row['rolname']} may {name}" for name in may]
-        said += [f"{row['rolname']} is a member of {each}" for each in row["member_of"]]
-        said += [f"{row['rolname']} may make tables in {each}" for each in row["creates_in"]]
-    held = {(row["name"], row["grantee"]): frozenset(row["rights"].split()) for row in await patient.connection.fetch(_RIGHTS)}
-    said += [
-        f"{grantee} may {' '.join(sorted(more))} {name}"
-        for (name, grantee), rights in held.items()
-        if (more := rights - _may(name, grantee, roles))
+    roles = patient.roles
+    more = await grants.beyond(patient.connection, roles)
+    less = await grants.lacking(patient.connection, roles, rules_of(patient.projections))
+    advice = [
+        *([f"{'; '.join(more)}: revoke by hand what was granted by hand"] if more else []),
+        *([f"{'; '.join(less)}: run `migrate`, or grant again by hand what was revoked by hand"] if less else []),
     ]
-    said += [
-        f"{roles.app} may not {' '.join(sorted(less))} {name}"
-        for name, rights in _APP.items()
-        if (less := rights - held.get((name, roles.app), frozenset()))
-    ]
-    said += [f"everybody may run {row['name']}" for row in await patient.connection.fetch(_PUBLIC_FUNCTIONS)]
-    if said:
-        return Line("bad", "grants", f"{'; '.join(said)}: revoke by hand what was granted by hand")
-    return Line("ok", "grants", f"{roles.app} appends and cannot change the log, {roles.reader} reads schema api and nothing else")
-
-
-def _may(name: str, grantee: str, roles: Roles) -> frozenset[str]:
-    """What a role may do with a table at most."""
-    schema = name.partition(".")[0]
-    if grantee == roles.app and name in _APP:
-        return _APP[name]
-    if grantee == roles.app and schema not in {"es", "keys", "audit", "public"}:
-        return frozenset({"SELECT"}) if schema == "api" else _ROWS
-    if grantee == roles.app or grantee == "PUBLIC":
-        return frozenset()
-    return frozenset({"SELECT"}) if schema == "api" else frozenset()
+    if advice:
+        return Line("bad", "grants", "; ".join(advice))
+    return Line("ok", "grants", f"{roles.app} appends and cannot change the log, who reads schema api sees the rows of their units only")
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")
 
-
-_ROWS: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "USAGE"})
-_APP: Final = {
-    "es.log": frozenset({"SELECT"}),
-    "es.log_change": frozenset({"SELECT"}),
-    "es.paused_role": frozenset({"SELECT"}),
-    "es.event": frozenset({"SELECT", "INSERT"}),
-    "es.seal": frozenset({"SELECT", "INSERT"}),
-    "es.command": frozenset({"SELECT", "INSERT"}),
-    "es.claim": frozenset({"SELECT", "INSERT", "DELETE"}),
-    "es.relay_mark": frozenset({"SELECT", "INSERT", "UPDATE"}),
-    "keys.person": frozenset({"SELECT", "INSERT", "UPDATE"}),
-    "consumer.position": frozenset({"SELECT", "INSERT", "UPDATE"}),
-    "consumer.withdrawn": frozenset({"SELECT", "INSERT", "UPDATE"}),
-    "consumer.head": frozenset({"SELECT", "INSERT", "UPDATE"}),
-    "consumer.erasure": frozenset({"SELECT", "INSERT", "UPDATE"}),
-    "consumer.parked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-    "consumer.blocked": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-    "consumer.deadline": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-    "consumer.views": frozenset({"SELECT"}),
-    "consumer.discard_request": frozenset({"SELECT"}),
-    "consumer.discarded": frozenset({"SELECT"}),
-    "consumer.breaker_override": frozenset({"SELECT"}),
-    "consumer.stopped": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}),
-}
-"""What the app role may do with the tables that matter most: neither more nor less."""
 
 _HEADS: Final = """
     SELECT head.log, head.log_id, place.log_id AS read_id, head.sealed = place.applied AND head.chain_hash <> place.applied_hash AS forked,
@@ -362,23 +314,3 @@ _DISK: Final = """
          WHERE position = (SELECT (max(position) + 1) / 2 FROM es.event)) AS days
 """
 """The size, and how long the later half of the log took: what grows grows with the log, and the figure follows a change of pace."""
-_ROLES: Final = """
-    SELECT rolname, rolsuper AS superuser, rolcreaterole AS "create roles", rolcreatedb AS "create databases",
-        rolbypassrls AS "bypass policies", rolreplication AS replicate, rolcanlogin AS "log in",
-        ARRAY(SELECT pg_get_userbyid(roleid)::text FROM pg_auth_members WHERE member = pg_roles.oid) AS member_of,
-        ARRAY(SELECT nspname::text FROM pg_namespace
-            WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND has_schema_privilege(pg_roles.oid, oid, 'CREATE')) AS creates_in
-    FROM pg_roles WHERE rolname = ANY($1::text[])
-"""
-_RIGHTS: Final = """
-    SELECT nspname || '.' || relname AS name, coalesce(rolname, 'PUBLIC') AS grantee, string_agg(right_.privilege_type, ' ') AS rights
-    FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    CROSS JOIN LATERAL aclexplode(relacl) AS right_ LEFT JOIN pg_roles ON pg_roles.oid = right_.grantee
-    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND right_.grantee <> relowner
-    GROUP BY 1, 2 ORDER BY 1, 2
-"""
-_PUBLIC_FUNCTIONS: Final = """
-    SELECT nspname || '.' || proname AS name FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
-    WHERE nspname IN ('es', 'keys', 'audit', 'consumer') AND prorettype <> 'trigger'::regtype
-        AND EXISTS (SELECT FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) AS right_ WHERE right_.grantee = 0)
-"""

@@ -1,7 +1,7 @@
 """Forward-only migrations: numbered SQL files, each applied once, in order, under an advisory lock.
 
-A file may name the roles of this database as psql would: `:"app"` (what the processes act as) and `:"reader"` (what admins read as).
-Both belong to the owner and carry its name, so one server can hold many installations.
+A file may name the roles of this database as psql would: `:"app"` as an identifier, `:'app'` as a text (see Roles). They belong to the
+owner and carry its name, so one server can hold many installations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from shared import logs
-from shared.postgres import Connection, connect, quote
+from shared.postgres import Connection, connect, literal, quote
 
 LOCK_KEY: Final = 5_104_202_017
 """Advisory lock of whoever migrates a database."""
@@ -44,12 +44,30 @@ class Roles:
 
     @property
     def reader(self) -> str:
-        """What queries and admins read as: views of schema `api` and nothing else."""
+        """What the admins' SQL logins are members of: views of schema `api` and nothing else, rows by who logged in."""
         return f"{self.owner}_reader"
+
+    @property
+    def query(self) -> str:
+        """What the query API reads as: the same views, rows by what the service says of who asks."""
+        return f"{self.owner}_query"
+
+    @property
+    def views(self) -> str:
+        """Whose the views of schema `api` are: it owns no table, and the policies on rows hold for it. Nobody acts as it."""
+        return f"{self.owner}_views"
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The roles that migrations make; nobody logs in as one."""
+        return self.app, self.reader, self.query, self.views
 
     def fill_in(self, sql: str) -> str:
         """`sql` with the roles' names in place. The files are ours, and so are the names."""
-        return sql.replace(':"app"', quote(self.app)).replace(':"reader"', quote(self.reader))
+        for name in ("owner", "app", "reader", "query", "views"):
+            role: str = getattr(self, name)
+            sql = sql.replace(f':"{name}"', quote(role)).replace(f":'{name}'", literal(role))
+        return sql
 
 
 class MigrationError(Exception):
@@ -144,7 +162,7 @@ async def _apply_set(connection: Connection, each: MigrationSet, roles: Roles) -
 
 async def _make_roles(connection: Connection, roles: Roles) -> None:
     """The owner may act as each: it made them, and lets itself in."""
-    for role in (roles.app, roles.reader):
+    for role in roles.made:
         try:
             async with connection.transaction():
                 await connection.execute(f"CREATE ROLE {quote(role)} NOLOGIN")

@@ -1,10 +1,10 @@
-"""The operator's commands of every service: doctor, verification, recovery, states of the log, pauses of roles, the refusal log."""
+"""The operator's commands of every service: doctor, verification, recovery, states of the log, pauses of roles, the refusal log, logins."""
 
 import asyncio
 import getpass
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -14,6 +14,7 @@ from uuid import UUID
 import typer
 
 from shared import erasures, states
+from shared.access import logins
 from shared.application import Claims
 from shared.audit.heads import ReadsFileError, append, head_of, read_file
 from shared.codec import Codec
@@ -26,7 +27,7 @@ from shared.kafka import LOST_ERRORS
 from shared.migrate import MigrationSet, roles_at, roles_of
 from shared.postgres import ABSENT, Connection, connect, open_pool
 from shared.privacy import PersonalKeys
-from shared.privacy.keyfile import KeyFile
+from shared.privacy.keyfile import KeyFile, write_secret
 from shared.recover import RecoverError, Recovery, recover
 from shared.settings import Settings
 from shared.states import Because, StateError
@@ -104,6 +105,7 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
         run(lambda settings: with_owner(service, settings, lambda connection: _refusals(connection, wanted, limit)))
 
     _add_erasures(app, operated, run)
+    _add_logins(app, service, run)
     reads = typer.Typer(no_args_is_help=True, help="The chain of reads of personal data.")
     app.add_typer(reads, name="reads")
 
@@ -163,6 +165,70 @@ def _add_erasures(app: typer.Typer, operated: Operated, run: Run) -> None:
     def apply_() -> None:
         """Destroy again the keys of who stands in the list and was brought back by an older copy; `recover` does it too."""
         run(lambda settings: _apply_erasures(operated, settings))
+
+
+def _add_logins(app: typer.Typer, service: str, run: Run) -> None:
+    giving = typer.Typer(no_args_is_help=True, help="SQL logins of admins, each of whom sees the rows of its units.")
+    app.add_typer(giving, name="logins")
+
+    @giving.command(name="list")
+    def list_() -> None:
+        """Every login: which units it sees (* is every unit), until when its password lasts, its open connections."""
+        run(lambda settings: with_owner(service, settings, _list_logins))
+
+    @giving.command()
+    def add(
+        password_file: Annotated[Path, typer.Option(help="Where to write the new password; the file must not be there.")],
+        reason: Reason,
+        by: By,
+        unit: Annotated[list[str] | None, typer.Option(help="Code of a unit whose rows it sees; may be given again.")] = None,
+        all_units: Annotated[bool, typer.Option("--all-units", help="It sees every unit: for the bureau and auditors.")] = False,
+        name: Annotated[str | None, typer.Option(help="Its name, instead of one made of the unit's code.")] = None,
+        days: Annotated[int, typer.Option(min=1, max=logins.DAYS_MAX, help="How long its password lasts.")] = logins.DAYS,
+    ) -> None:
+        """Make a login that reads schema api, or give one that is there a new password and exactly these units."""
+        if bool(unit) == all_units:
+            raise typer.BadParameter("say --unit, once for each, or --all-units")
+        units = None if all_units else sorted(set(unit or ()))
+        because = Because(by, reason)
+        if password_file.exists():
+            raise typer.BadParameter(f"{password_file.name} is there already, and nothing was changed")
+        run(lambda settings: with_owner(service, settings, lambda c: _add_login(c, name, units, password_file, days, because)))
+
+    @giving.command()
+    def remove(name: str, reason: Reason, by: By) -> None:
+        """Forget a login: it sees nothing from then on, and cannot connect again."""
+        run(lambda settings: with_owner(service, settings, lambda connection: _remove_login(connection, name, Because(by, reason))))
+
+
+async def _list_logins(connection: Connection) -> None:
+    for row in await logins.listed(connection):
+        until = f"{row['valid_until']:%Y-%m-%d}" if row["valid_until"] else "no role of that name"
+        typer.echo(f"{row['name']}  units={row['units']}  until={until}  connections={row['connections']}")
+
+
+async def _add_login(
+    connection: Connection, name: str | None, units: Sequence[str] | None, file: Path, days: int, because: Because
+) -> None:
+    roles = await roles_of(connection)
+    login = logins.Login(name or logins.name_of(roles, units), units)
+    until, password = datetime.now(UTC) + timedelta(days=days), logins.new_password()
+    try:
+        async with connection.transaction():
+            before = await logins.add(connection, roles, login, password, until)
+            sees = logins.words([None] if units is None else list(units))
+            await states.note(connection, because, f"login {login.name}", before, sees)
+            write_secret(file, password + "\n")
+    except OSError as error:
+        raise StateError(f"{file.name} could not be written ({type(error).__name__}), and nothing was changed") from None
+    typer.echo(f"{login.name} sees {sees} until {until:%Y-%m-%d}; its password is in {file.name}")
+
+
+async def _remove_login(connection: Connection, name: str, because: Because) -> None:
+    async with connection.transaction():
+        before = await logins.remove(connection, name)
+        await states.note(connection, because, f"login {name}", before, "none")
+    typer.echo(f"{name} is forgotten")
 
 
 async def _doctor(operated: Operated, settings: Settings, free_gb: float | None) -> None:
@@ -357,7 +423,7 @@ async def with_owner(name: str, settings: Settings, work: Callable[[Connection],
     connection = await connect(settings.postgres_dsn.get_secret_value(), f"{name} operator")
     try:
         await work(connection)
-    except StateError as error:
+    except (StateError, logins.LoginError) as error:
         typer.echo(error, err=True)
         raise typer.Exit(1) from None
     finally:

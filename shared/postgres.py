@@ -158,3 +158,8 @@ class Gathered(Generic[K, V]):
 def quote(name: str) -> str:
     """An SQL identifier, quoted."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """An SQL text, quoted."""
+    return "'" + text.replace("'", "''") + "'"

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import typer
 
-from shared import VERSION, audit, consumer, custody, eventstore, logs, operating, privacy, rebuild, releasing, states
+from shared import VERSION, access, audit, consumer, custody, eventstore, logs, operating, privacy, rebuild, releasing, states
 from shared.application import Claims, Command, UseCase
 from shared.audit import noting
 from shared.audit.heads import Publishing
@@ -240,7 +240,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             events=service.events,
             submit=engine.commands.submit,
             store=engine.store,
-            views=Views(reads, roles.reader, waits.freshness, waits.parked, noting(pool)),
+            views=Views(reads, roles.query, waits.freshness, waits.parked, noting(pool)),
             waits=waits,
             door=Door(Authenticator(*issuers), waits.roles_of, waits.device_of, engine.clock),
             forms=forms,
@@ -358,7 +358,9 @@ async def migrate_database(connection: Connection, service: Service[Any], clock:
 
 def _migration_sets(service: Service[Any]) -> Sequence[MigrationSet]:
     people = (accounts.MIGRATIONS,) if service.signs_in else ()
-    return (eventstore.MIGRATIONS, privacy.MIGRATIONS, audit.MIGRATIONS, consumer.MIGRATIONS, *people, service.migrations)
+    return (
+        eventstore.MIGRATIONS, access.MIGRATIONS, privacy.MIGRATIONS, audit.MIGRATIONS, consumer.MIGRATIONS, *people, service.migrations,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ import asyncpg
 import typer
 
 from shared import VERSION, parked
+from shared.access import grants
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting, inbox, views, withdrawals
 from shared.consumer.apply import LIVE, Consumer, Part
 from shared.consumer.heads import follow_heads
-from shared.consumer.schema import FIRST_SCHEMA, consumer_of, definition_hash, make_api, make_schema
+from shared.consumer.schema import FIRST_SCHEMA, consumer_of, definition_hash, make_api, make_schema, rules_of
 from shared.consumer.shell import FINAL, StoppedError, insist, together
 from shared.consumer.values import Consumers
 from shared.contracts.topics import EVENTS, UPCASTERS, subscribed
@@ -480,8 +481,9 @@ async def _swap(work: Rebuilding, schema: str, shadows: Sequence[Shadow], turn: 
                 await owner.execute("LOCK TABLE consumer.views IN ACCESS EXCLUSIVE MODE")  # Readers hold it before their snapshot.
                 old = await owner.fetchval("SELECT schema FROM consumer.views WHERE live")
                 await _exchange(owner, old, schema, sources, keep_offset=not work.accept_loss)
-                await make_api(owner, work.roles, schema, work.api_sql)
-                problems += await _grants_missing(owner, work.roles, schema)
+                await make_api(owner, work.roles, work.setting.consumers.projections, schema, work.api_sql)
+                problems += await grants.lacking(owner, work.roles, rules_of(work.setting.consumers.projections))
+                problems += await grants.uncovered(owner, work.roles)
                 if work.imbalance is not None and (off := await work.imbalance(owner)) != 0:
                     problems.append(f"the ledger of {schema} is off by {off} minutes")
                 if problems:
@@ -539,11 +541,6 @@ async def _exchange(owner: Connection, old: str, new: str, sources: Sequence[str
     definition = await owner.fetchval("DELETE FROM consumer.views WHERE schema = $1 RETURNING definition_hash", old)
     await owner.execute("UPDATE consumer.views SET live = true, building = false WHERE schema = $1", new)
     await owner.execute(_INSERT_BESIDE, old, definition, False)
-
-
-async def _grants_missing(owner: Connection, roles: Roles, schema: str) -> Sequence[str]:
-    rows = await owner.fetch(_SELECT_GRANTS, roles.app, roles.reader, schema)
-    return [f"{row['relation']}: the grants are not what they should be" for row in rows]
 
 
 Run = Callable[[Callable[[Settings], Coroutine[Any, Any, None]]], None]
@@ -675,15 +672,4 @@ _EXCHANGE_POSITIONS: Final = """
             ELSE other.kafka_offset END
     FROM consumer.position AS other
     WHERE other.log = place.log AND (place.consumer, other.consumer) IN (('views', $1), ($1, 'views'))
-"""
-_SELECT_GRANTS: Final = """
-    SELECT format('%I.%I', space.nspname, relation.relname) AS relation
-    FROM pg_class AS relation JOIN pg_namespace AS space ON space.oid = relation.relnamespace
-    WHERE (space.nspname = 'api' AND relation.relkind = 'v' AND NOT (
-            has_schema_privilege($2::name, space.oid, 'USAGE') AND has_table_privilege($2::name, relation.oid, 'SELECT')
-            AND has_table_privilege($1::name, relation.oid, 'SELECT')))
-        OR (space.nspname = $3 AND relation.relkind = 'r' AND (
-            NOT (has_table_privilege($1::name, relation.oid, 'SELECT') AND has_table_privilege($1::name, relation.oid, 'INSERT')
-                AND has_table_privilege($1::name, relation.oid, 'UPDATE') AND has_table_privilege($1::name, relation.oid, 'DELETE'))
-            OR has_table_privilege($2::name, relation.oid, 'SELECT')))
 """

@@ -53,7 +53,7 @@ def _run(asked: argparse.Namespace, console: Console) -> int:
         case "link":
             print(sign_in_link(places, read_ports(), asked.person))
         case "sql":
-            print(query(places, read_ports(), asked.service, asked.statement))
+            print(query(places, read_ports(), asked.service, asked.statement, asked.unit))
         case "compose-env":
             console.say(f"{write_compose_environment(places)} is written: `docker compose up --build` starts the containers")
         case "lock":
@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     token.add_argument("--minutes", type=float, default=15, help="how long it lives, up to 15")
     link = commands.add_parser("link", help="print a link that signs an invented person in once")
     link.add_argument("--person", required=True, help="a name (the same name is the same person) or a UUID")
-    sql = commands.add_parser("sql", help="run a statement as the admins' read-only login of a service")
+    sql = commands.add_parser("sql", help="run a statement as an admin's read-only login of a service")
+    sql.add_argument("--unit", help="as the login of this unit, instead of the one that sees every unit")
     sql.add_argument("service", choices=SERVICES)
     sql.add_argument("statement", help='such as "SELECT * FROM api.freshness"')
     commands.add_parser("compose-env", help="write .env and the keys that docker-compose.yml reads")

@@ -77,9 +77,9 @@ def database_of(service: str) -> str:
     return f"leifeng_{service}"
 
 
-def reader_of(service: str) -> str:
-    """The login that admins query a service's views with: it reads schema `api`, and nothing else."""
-    return f"{database_of(service)}_admin"
+def login_of(service: str, unit: str | None) -> str:
+    """The SQL login that sees a unit's rows in a service's views, or with None those of every unit."""
+    return f"{database_of(service)}_all_units" if unit is None else f"{database_of(service)}_unit_{unit}"
 
 
 def service_environment(service: str, ports: Ports, keys: Keys) -> dict[str, str]:

@@ -39,9 +39,9 @@ class Keys:
         """The role that owns a service's database."""
         return self._kept(f"postgres-{service}", secrets.token_hex(24))
 
-    def reader_password(self, service: str) -> str:
-        """The login that admins query a service's views with."""
-        return self._kept(f"postgres-{service}-admin", secrets.token_hex(24))
+    def login_file(self, login: str) -> Path:
+        """Where the password of an SQL login is kept; the service's command `logins add` writes it."""
+        return self._directory / f"postgres-login-{login}"
 
     def cluster_id(self) -> str:
         """Kafka's, for a broker that we do not format ourselves."""

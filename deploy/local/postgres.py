@@ -163,27 +163,10 @@ class LocalPostgres:
         return done.stdout.strip()
 
     def ensure_role(self, role: str, password: str) -> None:
-        """A login role that may make other roles (a unit's readers), but is no superuser. Both come from us, not from outside."""
+        """A login role that may make other roles (a unit's SQL login), but is no superuser. Both come from us, not from outside."""
         if self.execute(f"select 1 from pg_roles where rolname = {_literal(role)}") != "1":  # noqa: S608  # Quoted, and ours.
             self.execute(f"create role {_name(role)} login createrole nosuperuser")
         self.execute(f"alter role {_name(role)} password {_literal(password)}")
-
-    def ensure_reader(self, login: str, password: str, role: str) -> None:
-        """A login that may do what `role` may, read-only and with limits. `role` exists: the migrations of the database make it."""
-        if self.execute(f"select 1 from pg_roles where rolname = {_literal(login)}") != "1":  # noqa: S608  # Quoted, and ours.
-            self.execute(f"create role {_name(login)} login nosuperuser connection limit 10")
-        self.execute(
-            f"alter role {_name(login)} password {_literal(password)};\n"
-            f"alter role {_name(login)} set default_transaction_read_only = on;\n"
-            f"alter role {_name(login)} set statement_timeout = '30s';\n"
-            f"alter role {_name(login)} set idle_in_transaction_session_timeout = '60s';\n"
-            f"alter role {_name(login)} set search_path = api;\n"
-            f"grant {_name(role)} to {_name(login)}"
-        )
-
-    def allow(self, database: str, login: str) -> None:
-        """Let a login connect to a database."""
-        self.execute(f"grant connect on database {_name(database)} to {_name(login)}")
 
     def ensure_database(self, database: str, owner: str) -> None:
         """A database that only its owner, and who the owner lets in, may connect to."""

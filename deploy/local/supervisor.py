@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Final, Self
 
 from deploy.local.children import Child, Identity, last_lines, wait_for
-from deploy.local.environment import HOST, SERVICES, Ports, base_url, database_of, reader_of, service_environment
+from deploy.local.environment import HOST, SERVICES, Ports, base_url, database_of, login_of, service_environment
 from deploy.local.kafka import LocalKafka, Node, installed
 from deploy.local.keys import Keys, person_id
 from deploy.local.places import CHECKOUT, Places
@@ -36,7 +36,10 @@ _MIGRATED_WITHIN_S: Final = 120.0
 _SAMPLE_WITHIN_S: Final = 600.0
 FIRST_PERSON: Final = "bureau-admin"
 """Whom `make up` gives a link to: the administrator of the sample."""
+SAMPLE_UNIT: Final = "water-saving-office"
+"""The unit that an SQL login is made for, as a sample."""
 _LINK_WITHIN_S: Final = 30.0
+_LOGINS_WITHIN_S: Final = 60.0
 _DRAIN_S: Final = 35.0
 """A service answers SIGTERM within 30 s (operations 3.3)."""
 _LOOK_EVERY_S: Final = 0.2
@@ -157,11 +160,6 @@ class Supervisor:
             for service, child in runs.items():
                 self._wait_for_end(child, _MIGRATED_WITHIN_S, f"migrating {service}")
             self._passing = []
-            assert self._postgres is not None
-            for service in SERVICES:
-                login, database = reader_of(service), database_of(service)
-                self._postgres.ensure_reader(login, self._keys.reader_password(service), f"{database}_reader")
-                self._postgres.allow(database, login)
 
     def start(self, programs: Sequence[Program]) -> None:
         """Start processes of services, and wait until each is ready. Raises Trouble with the end of the log of one that ends instead."""
@@ -197,6 +195,25 @@ class Supervisor:
             self._wait_for_end(child, _SAMPLE_WITHIN_S, "loading the sample year")
             self._passing = []
             marker.touch()
+
+    def make_logins(self) -> None:
+        """The SQL logins of the sample: in each service one that sees every unit and one of a unit, all at once. Raises Trouble."""
+        wanted = [(service, unit) for service in SERVICES for unit in (None, SAMPLE_UNIT)]
+        lacking = [(service, unit) for service, unit in wanted if not self._keys.login_file(login_of(service, unit)).exists()]
+        if not lacking:
+            return
+        with self._phase(f"{len(lacking)} SQL logins are made"):
+            runs = {}
+            for service, unit in lacking:
+                login = login_of(service, unit)
+                sees = ["--all-units"] if unit is None else ["--unit", unit]
+                command = [sys.executable, "-m", f"services.{service}", "logins", "add", "--name", login, *sees]
+                command += ["--password-file", str(self._keys.login_file(login)), "--reason", "the sample", "--by", "make up"]
+                runs[login] = self._spawn(f"{login}-login", command, service_environment(service, self._ports, self._keys))
+            self._passing = list(runs.values())
+            for login, child in runs.items():
+                self._wait_for_end(child, _LOGINS_WITHIN_S, f"making the login {login}")
+            self._passing = []
 
     def ready(self) -> None:
         """Say where to look, and let a waiting `up --detach` go."""
@@ -330,6 +347,7 @@ def up(places: Places, ports: Ports, console: Console, *, only_backing: bool) ->
                 supervisor.migrate()
                 supervisor.start(service_programs(ports, keys))
                 supervisor.load_sample()
+                supervisor.make_logins()
             supervisor.ready()
             say_links(ports, console, only_backing=only_backing)
             if not only_backing:
@@ -394,11 +412,16 @@ def reset(places: Places, console: Console) -> None:
     console.say("forgotten: data, secrets, logs (Kafka's jars are kept)")
 
 
-def query(places: Places, ports: Ports, service: str, sql: str) -> str:
-    """What a statement of the admins' read-only login of a service gives, as a table. Raises Trouble."""
-    keys = Keys(places.secrets)
+def query(places: Places, ports: Ports, service: str, sql: str, unit: str | None = None) -> str:
+    """What a statement gives, as a table, of the SQL login that sees every unit, or that of a unit. Raises Trouble."""
+    keys, login = Keys(places.secrets), login_of(service, unit)
+    try:
+        password = keys.login_file(login).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        how = "`make up` makes it" if unit in {None, SAMPLE_UNIT} else f"here only {SAMPLE_UNIT} has one"
+        raise Trouble(f"there is no login {login}: {how}") from None
     server = LocalPostgres(places.data / "postgres", keys.admin_password(), port=ports.postgres)
-    return server.query(sql, database_of(service), reader_of(service), keys.reader_password(service))
+    return server.query(sql, database_of(service), login, password)
 
 
 def sign_in_link(places: Places, ports: Ports, person: str) -> str:

@@ -10,7 +10,7 @@ from logging import ERROR, INFO
 from pathlib import Path
 from typing import Final
 
-from shared import logs
+from shared import access, logs
 from shared.consumer.apply import LIVE
 from shared.consumer.values import Fold, Projection
 from shared.lifecycle import every
@@ -34,7 +34,8 @@ async def ensure_views(connection: Connection, roles: Roles, projections: Sequen
     """Makes the first schema of read models where there is none, and the `api` views anew, in one transaction.
 
     False when the live read models were built by other definitions than `projections`: they and their `api` views stay as they are until
-    they are rebuilt. `api_sql` and the tables' files name read models without a schema; `api.freshness` is there for every service.
+    they are rebuilt, but for whose rows anybody sees. `api_sql` and the tables' files name read models without a schema; `api.freshness` is
+    there for every service.
     """
     definition = definition_hash(projections)
     async with connection.transaction():
@@ -46,8 +47,10 @@ async def ensure_views(connection: Connection, roles: Roles, projections: Sequen
             await connection.execute("UPDATE consumer.views SET definition_hash = $1 WHERE live", definition)
         elif live["definition_hash"] != definition:
             _log.warning("views_built_by_other_definitions", state=live["schema"])
+            await access.guard(connection, roles, live["schema"], rules_of(projections))
+            await access.open_views(connection, roles)
             return False
-        await make_api(connection, roles, FIRST_SCHEMA if live is None else live["schema"], api_sql)
+        await make_api(connection, roles, projections, FIRST_SCHEMA if live is None else live["schema"], api_sql)
     return True
 
 
@@ -60,12 +63,21 @@ async def make_schema(connection: Connection, roles: Roles, projections: Sequenc
     await connection.execute(roles.fill_in(_GRANT_TABLES.format(schema=quote(schema))))
 
 
-async def make_api(connection: Connection, roles: Roles, schema: str, api_sql: Path) -> None:
-    """The `api` views anew, over the read models in `schema`. In the caller's transaction."""
+async def make_api(connection: Connection, roles: Roles, projections: Sequence[Projection], schema: str, api_sql: Path) -> None:
+    """The `api` views anew, over the read models in `schema`, whose rows are seen by the rules. In the caller's transaction.
+
+    A file `joined.sql` beside `api_sql` makes what those views read past the rules, for rows that are seen.
+    """
     await _look_in(connection, schema)
-    await connection.execute("DROP SCHEMA IF EXISTS api CASCADE; CREATE SCHEMA api;" + _FRESHNESS)
-    await connection.execute(_sql(api_sql, roles))
-    await connection.execute(roles.fill_in(_GRANT_API))
+    await connection.execute("DROP SCHEMA IF EXISTS api CASCADE")  # First: readers hold a view before its tables.
+    await access.guard(connection, roles, schema, rules_of(projections))
+    joined = api_sql.with_name("joined.sql")
+    await access.make_views(connection, roles, _sql(joined, roles) if joined.exists() else "", (_FRESHNESS, _sql(api_sql, roles)))
+
+
+def rules_of(projections: Sequence[Projection]) -> access.Rules:
+    """What all projections say of whose their rows are."""
+    return {table: rows for each in projections for table, rows in each.rows.items()}
 
 
 async def is_current(pool: Pool, projections: Sequence[Projection], metrics: Metrics) -> bool:
@@ -143,7 +155,6 @@ _GRANT_TABLES: Final = """
     GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO :"app";
     GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO :"app"
 """
-_GRANT_API: Final = 'GRANT USAGE ON SCHEMA api TO :"reader", :"app"; GRANT SELECT ON ALL TABLES IN SCHEMA api TO :"reader", :"app"'
 _FRESHNESS: Final = """
     CREATE VIEW api.freshness AS
         SELECT place.log AS source, place.log_id, place.applied, known.head, known.head - place.applied AS behind_events,
@@ -157,7 +168,7 @@ _FRESHNESS: Final = """
                 head.head, place.applied, (SELECT max(position) FROM es.event WHERE place.log = (SELECT service FROM es.log)), 0
             ) AS head
         ) AS known
-        WHERE place.consumer = 'views';
+        WHERE place.consumer = 'views' AND (SELECT access.sees_any());
     COMMENT ON VIEW api.freshness IS '数据新鲜度 / how far the read models have followed each source log';
     COMMENT ON COLUMN api.freshness.source IS '源服务 / the service whose log it is';
     COMMENT ON COLUMN api.freshness.log_id IS '日志标识 / the id of that log';

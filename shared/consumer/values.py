@@ -1,12 +1,13 @@
 """What a service hands to its consumers: projections, look-ups, deadlines and reactions, as values with plain functions in them."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, Literal, LiteralString, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
+from shared.access import Rules
 from shared.application import Command, UseCase
 from shared.contracts.event import Event
 from shared.envelope import Record
@@ -40,6 +41,7 @@ class Projection:
 
     `tables` is an SQL file that makes its tables, named without a schema: the connection of `fold` finds them in the live `views_<n>`.
     `erase` is one statement that empties what it holds of the person $1 in the clear; it is run ahead of the fact, which may be parked.
+    `rows` says whose the rows of a table are that has no column `unit_code`; without a word they are shown to nobody.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Projection:
     tables: Path
     fold: Fold
     erase: LiteralString | None = None
+    rows: Rules = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

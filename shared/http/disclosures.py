@@ -23,7 +23,7 @@ from shared.http.deadline import Deadline
 from shared.http.gate import Handler, single
 from shared.http.personal import Disclosing, Opened, Section
 from shared.http.problems import ProblemError
-from shared.http.query import POOL_WAIT_SECONDS, SET_READER, STATEMENT_MILLISECONDS_MAX
+from shared.http.query import POOL_WAIT_SECONDS, read_as
 from shared.permissions import Actor, Resource, Role, barred
 from shared.tracing import parse_uuid
 
@@ -83,7 +83,7 @@ def copy_handler(api: Api, disclosing: Disclosing) -> Handler:
         if refused is not None:
             raise ProblemError("role_not_allowed", role=actor.role.value)
         opened = None if data.category is None else await deadline.meet(_opened(disclosing, person, actor))
-        sections = await deadline.meet(_sections(api, data.sections, person, actor))
+        sections = await deadline.meet(_sections(api, data.sections, person))
         fields = [*(opened.fields if opened else ()), *(each.name for each, _ in sections)]
         reason = "own copy" if actor.person_id == person else "copy for the person"
         await deadline.meet(disclosing.note(PersonalRead(actor, [person], fields, "copy", reason)))
@@ -106,15 +106,13 @@ async def _opened(disclosing: Disclosing, person: UUID, actor: Actor) -> Opened:
     return opened
 
 
-async def _sections(api: Api, sections: Sequence[Section], person: UUID, actor: Actor) -> list[tuple[Section, list[dict[str, Any]]]]:
+async def _sections(api: Api, sections: Sequence[Section], person: UUID) -> list[tuple[Section, list[dict[str, Any]]]]:
     views = api.views
     async with (
         views.pool.acquire(timeout=POOL_WAIT_SECONDS) as connection,
         connection.transaction(isolation="repeatable_read", readonly=True),
     ):
-        await connection.execute(
-            SET_READER, str(STATEMENT_MILLISECONDS_MAX), actor.role.value, actor.unit, str(actor.person_id), views.reader_role
-        )
+        await read_as(connection, views, "bureau")  # Whoever holds the rows: the statements ask for this person's alone.
         return [(each, [dict(row) for row in await connection.fetch(each.sql, person, SECTION_ROWS_MAX)]) for each in sections]
 
 

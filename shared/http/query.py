@@ -1,6 +1,7 @@
-"""Queries as data, and the one way to read them: rows of `api` views under the reader role, with how fresh they are, in one snapshot (D11).
+"""Queries as data, and the one way to read them: rows of `api` views in the role `query`, with how fresh they are, in one snapshot (D11).
 
-A figure exists once, in SQL: the same views serve the admins' own SQL tools, the query API and the page.
+A figure exists once, in SQL: the same views serve the admins' own SQL tools, the query API and the page. Whose rows a reader sees is the
+database's to hold (`shared/access`): each transaction says for whom it reads, and one that does not say so sees nothing.
 """
 
 import json
@@ -18,7 +19,7 @@ from shared.audit import NoteRead, PersonalRead
 from shared.clock import CIVIL_ZONE
 from shared.errors import LeifengError, NotCaughtUpError, StoreUnavailableError
 from shared.http.problems import ProblemError
-from shared.permissions import Actor, Role
+from shared.permissions import Actor, Reach, Role
 from shared.tracing import parse_uuid
 
 PAGE_ROWS_MAX: Final = 200
@@ -89,7 +90,8 @@ class Query:
         ORDER BY unit_code, volunteer_id LIMIT $4
 
     `path` is below `/api/v1`. `roles` may ask; `public` queries also stand on the page for everybody, so they carry numbers and ids and
-    never a name. `key` names the column that is the partition key of the events behind a row: rows whose key is parked say so.
+    never a name; they hide nothing from anybody, and show every unit. Of any other, who speaks for a unit sees that unit's rows. `key`
+    names the column that is the partition key of the events behind a row: rows whose key is parked say so.
     `personal` names columns that say something of a person (whom `key` names): each page that shows them is written down, with who asked.
     `details` opens a row into what is behind it: a path below `/api/v1` with `{columns}`, such as `streams/account-{account_id}/events`.
     """
@@ -146,28 +148,30 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Where queries read: a pool, the reader role, and what the snapshot says of itself.
+    """Where queries read: a pool, the role to read as, and what the snapshot says of itself.
 
     `freshness` and `parked` run in the same transaction as the rows, before the role is changed: the positions of the consumer `views`
-    by source, and its blocked keys. The pool's connections are the owner's; `reader_role` is what rows are read as.
+    by source, and its blocked keys. The pool's connections are the owner's; `role` is what rows are read as.
     """
 
     pool: "asyncpg.Pool[asyncpg.Record]"
-    reader_role: str
+    role: str
     freshness: "Callable[[Connection], Awaitable[Sequence[Freshness]]]"
     parked: "Callable[[Connection], Awaitable[frozenset[str]]]"
     note: NoteRead | None = None
     """Writes down who is shown personal columns; without it none are shown."""
 
 
-PUBLIC_READER: Final = "public"
-
-SET_READER: Final[LiteralString] = """
-    SELECT set_config('statement_timeout', $1, true), set_config('leifeng.actor_role', $2, true),
-           set_config('leifeng.actor_unit', $3, true), set_config('leifeng.actor_person', $4, true),
-           set_config('role', $5, true)
+_SET_READER: Final[LiteralString] = """
+    SELECT set_config('statement_timeout', $1, true), set_config('leifeng.reach', $2, true), set_config('leifeng.unit', $3, true),
+           set_config('role', $4, true)
 """
-"""Limits of this transaction, who reads (row-level security asks it), and the role to read as; all end with the transaction."""
+"""Limits of this transaction, for whom it reads (the policies ask it), and the role to read as; all end with the transaction."""
+
+
+async def read_as(connection: Connection, views: Views, reach: Reach, unit: str = "") -> None:
+    """From here on the transaction reads in the role of queries: rows of every unit (`bureau`), of one (`unit`), or none at all."""
+    await connection.execute(_SET_READER, str(STATEMENT_MILLISECONDS_MAX), reach, unit, views.role)
 
 
 async def read(
@@ -224,14 +228,10 @@ async def _read(
             if applied.get(source, 0) < position:
                 raise NotCaughtUpError(f"{source} {position}")
         parked = await views.parked(connection)
-        await connection.execute(
-            SET_READER,
-            str(STATEMENT_MILLISECONDS_MAX),
-            reader.role.value if reader else PUBLIC_READER,
-            reader.unit if reader else "",
-            str(reader.person_id) if reader else "",
-            views.reader_role,
-        )
+        if query.public:
+            await read_as(connection, views, "bureau")
+        else:
+            await read_as(connection, views, reader.reach if reader else "nothing", reader.unit if reader else "")
         last = cursor if cursor is not None else [None] * len(query.order)
         found = await connection.fetch(query.sql, *(filters.get(each.name) for each in query.filters), *last, limit + 1)
     rows = [{column.name: row[column.name] for column in query.columns} for row in found[:limit]]
@@ -246,7 +246,7 @@ async def _read(
 
 
 async def read_choices(views: Views, query: Query) -> Mapping[str, Sequence[tuple[str, str, str]]]:
-    """By filter, each code that may be chosen with its words, read as anybody. Raises StoreUnavailableError."""
+    """By filter, each code that may be chosen with its words: what everybody may know. Raises StoreUnavailableError."""
     asked = {each.name: each.choices for each in query.filters if each.choices is not None}
     if not asked:
         return {}
@@ -255,7 +255,7 @@ async def read_choices(views: Views, query: Query) -> Mapping[str, Sequence[tupl
         attempts -= 1
         try:
             async with views.pool.acquire(timeout=POOL_WAIT_SECONDS) as connection, connection.transaction(readonly=True):
-                await connection.execute(SET_READER, str(STATEMENT_MILLISECONDS_MAX), PUBLIC_READER, "", "", views.reader_role)
+                await read_as(connection, views, "bureau")
                 return {name: [(code, zh, en) for code, zh, en in await connection.fetch(sql)] for name, sql in asked.items()}
         except asyncpg.exceptions.InvalidCachedStatementError as error:
             if attempts == 0:

@@ -311,7 +311,7 @@ Asked = Callable[[Log], Awaitable[object]]
 def _page_of(query: Query) -> Asked:
     async def ask(log: Log) -> object:
         waits = Waits(log.store, log.pool)
-        views = Views(log.pool, log.roles.reader, waits.freshness, waits.parked)
+        views = Views(log.pool, log.roles.query, waits.freshness, waits.parked)
         return await read(views, query, filters={}, cursor=None, limit=PAGE_ROWS, reader=ADMIN, required={})
 
     return ask

@@ -465,10 +465,10 @@ async def test_a_place_in_a_log_or_a_stream_that_is_none_is_a_wrong_parameter(st
 
 @pytest.fixture(params=SERVICES)
 async def reader(request: pytest.FixtureRequest, stack: Stack) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A session of the read-only role in one service's database."""
+    """A session of a read-only role in one service's database, that sees every unit."""
     service: str = request.param
     connection = await asyncpg.connect(stack.dsn(service, "admin"), timeout=5)
-    await connection.execute(f'SET ROLE "{stack.database(service)}_reader"')
+    await connection.execute(f"SET ROLE \"{stack.database(service)}_query\"; SET leifeng.reach = 'bureau'")
     yield connection
     await connection.close(timeout=5)
 

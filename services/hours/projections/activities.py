@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
+from shared.access import Common
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import ActivityPublished
 from shared.http.query import Column
@@ -18,7 +19,9 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
 
 _INSERT: Final[LiteralString] = "INSERT INTO activities (activity_id, title) SELECT * FROM unnest($1::uuid[], $2::text[])"
 
-ACTIVITIES: Final = Projection("activities", "registration", Path(__file__).with_suffix(".sql"), fold)
+ACTIVITIES: Final = Projection(
+    "activities", "registration", Path(__file__).with_suffix(".sql"), fold, rows={"activities": Common("titles; no view lists them")}
+)
 
 COLUMNS: Final = (
     Column("activity_title", "text", "活动", "Activity", of="activity_id"),

@@ -1,14 +1,14 @@
 -- What admins read. Every column says what it is, in Chinese and English; minutes are integers.
 
-CREATE VIEW api.balances AS
+CREATE VIEW api.balances WITH (security_barrier) AS
 SELECT part.volunteer_id, part.year, part.unit_code, coalesce(unit.name, part.unit_code) AS unit_name, part.account_id,
        sum(timed_minutes)::bigint AS timed_minutes,
        sum(back_entered_minutes)::bigint AS back_entered_minutes,
        sum(transferred_minutes)::bigint AS transferred_minutes,
        sum(over_cap_minutes)::bigint AS over_cap_minutes,
        sum(pending_minutes)::bigint AS pending_minutes,
-       (SELECT coalesce(sum(whole.timed_minutes + whole.back_entered_minutes + whole.transferred_minutes), 0)::bigint
-        FROM balances AS whole WHERE whole.volunteer_id = part.volunteer_id AND whole.year = part.year) AS account_minutes
+       coalesce((SELECT whole.minutes FROM joined.account_minutes AS whole
+                 WHERE whole.volunteer_id = part.volunteer_id AND whole.year = part.year), 0) AS account_minutes
 FROM (SELECT volunteer_id, year, unit_code, account_id, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes,
              0 AS pending_minutes
       FROM balances
@@ -154,7 +154,8 @@ FROM (SELECT count(*) AS groups,
              coalesce(sum(over_cap_minutes), 0)::bigint AS over_cap_minutes
       FROM balances) AS kept,
      (SELECT coalesce(sum(credited_minutes), 0)::bigint AS credited_minutes, coalesce(sum(over_cap_minutes), 0)::bigint AS over_cap_minutes
-      FROM entries) AS listed;
+      FROM entries) AS listed
+WHERE (SELECT access.sees_any());
 
 COMMENT ON VIEW api.ledger_sum IS '账目核对: 分录合计, 并与余额、条目相核 / Ledger sum: all postings, compared with balances and entries, which were counted apart';
 COMMENT ON COLUMN api.ledger_sum.groups IS '分录组数 / Posting groups';

@@ -52,7 +52,7 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
                 pass
     if not groups:
         return
-    await connection.copy_records_to_table("postings", records=groups, columns=_COLUMNS)
+    await connection.execute(_INSERT_POSTINGS, *map(list, zip(*groups, strict=True)))
     _, *changes = zip(*moved.values(), strict=True)  # What was served is on the other side of every balance.
     await connection.execute(_ADD_TO_BALANCES, *map(list, zip(*moved, strict=True)), *map(list, changes))
 
@@ -63,23 +63,12 @@ async def imbalance(connection: Connection) -> int:
     return found
 
 
-_COLUMNS: Final = (
-    "position",
-    "account_id",
-    "volunteer_id",
-    "year",
-    "unit_code",
-    "activity_id",
-    "entry_id",
-    "served_on",
-    "posted_by",
-    "posted_at",
-    "served_minutes",
-    "timed_minutes",
-    "back_entered_minutes",
-    "transferred_minutes",
-    "over_cap_minutes",
-)
+_INSERT_POSTINGS: Final[LiteralString] = """
+    INSERT INTO postings (position, account_id, volunteer_id, year, unit_code, activity_id, entry_id, served_on, posted_by, posted_at,
+                          served_minutes, timed_minutes, back_entered_minutes, transferred_minutes, over_cap_minutes)
+    SELECT * FROM unnest($1::bigint[], $2::uuid[], $3::uuid[], $4::integer[], $5::text[], $6::uuid[], $7::uuid[], $8::date[], $9::text[],
+                         $10::timestamptz[], $11::integer[], $12::integer[], $13::integer[], $14::integer[], $15::integer[])
+"""
 
 _ADD_TO_BALANCES: Final[LiteralString] = """
     MERGE INTO balances AS known

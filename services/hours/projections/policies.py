@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString
 
+from shared.access import Common
 from shared.consumer.values import Fact, Projection
 from shared.contracts.hours import HoursPolicyAdopted
 from shared.http.query import Column, Query
@@ -20,18 +21,25 @@ _FIGURES: Final = (
 
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     """Every version that was adopted."""
-    await connection.copy_records_to_table(
-        "hours_policies",
-        records=[
+    await connection.executemany(
+        _INSERT,
+        [
             (event.effective_from, event.version, *(getattr(event, each) for each in _FIGURES), fact.record.time, fact.record.position)
             for fact in facts
             if isinstance(event := fact.event, HoursPolicyAdopted)
         ],
-        columns=("effective_from", "version", *_FIGURES, "adopted_at", "position"),
     )
 
 
-POLICIES: Final = Projection("hours_policies", "hours", Path(__file__).with_suffix(".sql"), fold)
+_INSERT: Final[LiteralString] = """
+    INSERT INTO hours_policies (effective_from, version, daily_cap_minutes, pairs_per_activity_day_max, check_in_early_minutes,
+                                missed_check_out_after_minutes, adopted_at, position)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+
+POLICIES: Final = Projection(
+    "hours_policies", "hours", Path(__file__).with_suffix(".sql"), fold, rows={"hours_policies": Common("one policy for all units")}
+)
 
 QUERY: Final = Query(
     name="hours_policies",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
+from shared.access import OfUnit
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import UnitRegistered
 from shared.http.query import Column, Filter
@@ -21,7 +22,7 @@ _UPSERT: Final[LiteralString] = """
     ON CONFLICT (code) DO UPDATE SET name = excluded.name
 """
 
-UNITS: Final = Projection("units", "registration", Path(__file__).with_suffix(".sql"), fold)
+UNITS: Final = Projection("units", "registration", Path(__file__).with_suffix(".sql"), fold, rows={"units": OfUnit("code")})
 
 COLUMNS: Final = (
     Column("unit_name", "text", "单位", "Unit"),

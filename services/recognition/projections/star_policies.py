@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
+from shared.access import Common
 from shared.consumer.values import Fact, Projection
 from shared.contracts.recognition import StarPolicyAdopted
 from shared.http.query import Column, Query
@@ -27,7 +28,9 @@ _INSERT: Final[LiteralString] = """
     INSERT INTO star_policies (effective_from, version, thresholds_minutes, adopted_at, position) VALUES ($1, $2, $3, $4, $5)
 """
 
-STAR_POLICIES: Final = Projection("star_policies", "recognition", Path(__file__).with_suffix(".sql"), fold)
+STAR_POLICIES: Final = Projection(
+    "star_policies", "recognition", Path(__file__).with_suffix(".sql"), fold, rows={"star_policies": Common("one policy for all units")}
+)
 
 QUERY: Final = Query(
     name="star_policies",

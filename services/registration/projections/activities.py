@@ -7,6 +7,7 @@ from typing import Final, LiteralString
 from uuid import UUID
 
 from services.registration.projections.programmes import BY_UNIT
+from shared.access import AllUnitsOnly, With
 from shared.clock import civil_date
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import (
@@ -141,7 +142,21 @@ _ERASE: Final[LiteralString] = """
 """
 _ERASE_ONE: Final = "UPDATE clashes_overridden SET reason = NULL WHERE volunteer_id = $1"
 
-ACTIVITIES: Final = Projection("activities", "registration", Path(__file__).with_suffix(".sql"), fold, _ERASE_ONE)
+_OF_BOTH_UNITS: Final = With({"activity_id": "activities", "volunteer_id": "volunteers"})
+
+ACTIVITIES: Final = Projection(
+    "activities",
+    "registration",
+    Path(__file__).with_suffix(".sql"),
+    fold,
+    _ERASE_ONE,
+    rows={
+        "activity_positions": With({"activity_id": "activities"}),
+        "enrollments": _OF_BOTH_UNITS,
+        "clashes_overridden": _OF_BOTH_UNITS,
+        "persons_erased": AllUnitsOnly("read by the fold alone"),
+    },
+)
 
 STATES: Final = {"open": ("报名中", "open"), "held": ("已举办", "held"), "cancelled": ("已取消", "cancelled")}
 """What became of an activity."""
@@ -241,8 +256,6 @@ ENROLLMENTS: Final = Query(
     sql="""
         SELECT activity_id, title, volunteer_id, number, position, standing, expires_at, since FROM api.enrollments
         WHERE ($1::uuid IS NULL OR activity_id = $1) AND ($2::uuid IS NULL OR volunteer_id = $2) AND ($3::text IS NULL OR standing = $3)
-          AND (current_setting('leifeng.actor_role', true) NOT IN ('unit_admin', 'activity_leader')
-               OR current_setting('leifeng.actor_unit', true) IN (unit_code, volunteer_unit_code))
           AND ($4::uuid IS NULL OR (activity_id, volunteer_id) > ($4, $5::uuid))
         ORDER BY activity_id, volunteer_id LIMIT $6
     """,

@@ -66,10 +66,10 @@ COMMENT ON COLUMN api.proposed_units.parent_code IS '上级单位代码 / Code o
 COMMENT ON COLUMN api.proposed_units.planned_activities_per_month IS '每月计划活动数 / Activities that it plans a month';
 COMMENT ON COLUMN api.proposed_units.valid_from IS '启用日期 / The day from which it holds';
 
-CREATE VIEW api.units AS
+CREATE VIEW api.units WITH (security_barrier) AS
 SELECT unit.code, unit.name, unit.kind, unit.parent_code, coalesce(above.name, unit.parent_code) AS parent_name, unit.aliases, unit.valid_from,
        unit.planned_activities_per_month
-FROM units AS unit LEFT JOIN units AS above ON above.code = unit.parent_code;
+FROM units AS unit LEFT JOIN joined.units AS above ON above.code = unit.parent_code;
 COMMENT ON VIEW api.units IS '单位 / Units, as the newest programme says';
 COMMENT ON COLUMN api.units.code IS '代码 / Code, as tokens and files name it';
 COMMENT ON COLUMN api.units.name IS '名称 / Name';
@@ -163,9 +163,9 @@ COMMENT ON COLUMN api.activity_positions.taken IS '已录用 / Seats taken';
 COMMENT ON COLUMN api.activity_positions.offered IS '待确认递补 / Seats on offer';
 COMMENT ON COLUMN api.activity_positions.waiting IS '候补人数 / Persons on the wait-list';
 
-CREATE VIEW api.unit_months AS
+CREATE VIEW api.unit_months WITH (security_barrier) AS
 SELECT month.month::date AS month, to_char(month.month, 'YYYY-MM') AS year_month,
-       month.month::date > (SELECT coalesce(max(month), '-infinity') FROM activities) AS is_ahead, unit.code AS unit_code,
+       month.month::date > (SELECT month FROM joined.last_month) AS is_ahead, unit.code AS unit_code,
        unit.name AS unit_name, coalesce(plan.planned, 0)::bigint AS planned,
        counted.published, counted.held, counted.cancelled
 FROM programmes AS programme
@@ -216,7 +216,7 @@ COMMENT ON COLUMN api.volunteers.may_be_named IS '是否同意公开姓名 / Whe
 COMMENT ON COLUMN api.volunteers.is_place_known IS '身份证号地区代码是否可识别, 仅供核对 / Whether the ID number begins with the code of a place: a warning';
 COMMENT ON COLUMN api.volunteers.registered_at IS '注册时间 / When registered';
 
-CREATE VIEW api.named_volunteers AS
+CREATE VIEW api.named_volunteers WITH (security_barrier) AS
 SELECT known.number, clear.name, known.unit_code, known.unit_name
 FROM api.volunteers AS known JOIN volunteers AS clear USING (volunteer_id)
 WHERE known.may_be_named AND known.standing = 'registered' AND clear.name IS NOT NULL;
@@ -252,12 +252,12 @@ COMMENT ON COLUMN api.erasures.recognition_position IS '评星服务日志中的
 COMMENT ON COLUMN api.erasures.completed_at IS '完成时间 / When all had said so';
 COMMENT ON COLUMN api.erasures.completed_position IS '完成在日志中的位置 / Position of that';
 
-CREATE VIEW api.enrollments AS
+CREATE VIEW api.enrollments WITH (security_barrier) AS
 SELECT seat.activity_id, activity.title, activity.unit_code, seat.volunteer_id, known.number, known.unit_code AS volunteer_unit_code,
        seat.position, seat.standing, seat.expires_at, seat.since
 FROM enrollments AS seat
-JOIN activities AS activity USING (activity_id)
-LEFT JOIN volunteers AS known USING (volunteer_id);
+JOIN joined.activities AS activity USING (activity_id)
+LEFT JOIN joined.volunteers AS known USING (volunteer_id);
 COMMENT ON VIEW api.enrollments IS '报名 / Enrolments, as each stands now';
 COMMENT ON COLUMN api.enrollments.activity_id IS '活动标识 / The activity';
 COMMENT ON COLUMN api.enrollments.title IS '活动名称 / Title of the activity';

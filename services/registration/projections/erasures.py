@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
+from shared.access import AllUnitsOnly
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import (
     ErasureCompleted,
@@ -62,7 +63,13 @@ _COMPLETED: Final[LiteralString] = """
     UPDATE erasures SET state = 'completed', completed_at = $2, completed_position = $3 WHERE volunteer_id = $1
 """
 
-ERASURES: Final = Projection("erasures", "registration", Path(__file__).with_suffix(".sql"), fold)
+ERASURES: Final = Projection(
+    "erasures",
+    "registration",
+    Path(__file__).with_suffix(".sql"),
+    fold,
+    rows={"erasures": AllUnitsOnly("the bureau asks for erasures and approves them")},
+)
 
 STATES: Final = {
     "requested": ("待第二人批准", "waits for a second person"),

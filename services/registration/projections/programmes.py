@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, LiteralString
 
+from shared.access import Common, OfUnit
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import DeviceKeyIssued, DeviceKeyRevoked, ProgrammeAdopted, RoleGranted, RoleWithdrawn, UnitRegistered
 from shared.http.query import Column, Filter, Query
@@ -123,7 +124,18 @@ ROLE_NAMES: Final = {
 
 BY_UNIT: Final = Filter("unit", "text", "单位", "Unit", choices="SELECT code, name, name FROM api.units ORDER BY code")
 
-PROGRAMMES: Final = Projection("programmes", "registration", Path(__file__).with_suffix(".sql"), fold)
+PROGRAMMES: Final = Projection(
+    "programmes",
+    "registration",
+    Path(__file__).with_suffix(".sql"),
+    fold,
+    rows={
+        "programmes": Common("the notice that all units follow"),
+        "programme_words": Common("carriers, occasions and target groups of the notice"),
+        "units": OfUnit("code"),
+        "unit_plans": OfUnit("code"),
+    },
+)
 
 WORDS: Final = Query(
     name="programme_words",

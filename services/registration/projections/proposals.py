@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, LiteralString
 
 from services.registration.projections.programmes import UNIT_KINDS
+from shared.access import AllUnitsOnly
 from shared.consumer.values import Fact, Projection
 from shared.contracts.registration import ProgrammeApproved, ProgrammeDeclined, ProgrammeLapsed, ProgrammeProposed, UnitProposed
 from shared.http.query import Column, Filter, Query
@@ -68,7 +69,15 @@ _ENDED: Final[LiteralString] = """
     UPDATE programme_proposals SET state = $2, ended_at = $3, approved_by = $4 WHERE proposal_id = $1
 """
 
-PROPOSALS: Final = Projection("proposals", "registration", Path(__file__).with_suffix(".sql"), fold)
+_OF_THE_BUREAU: Final = AllUnitsOnly("two persons of the bureau decide on a programme")
+
+PROPOSALS: Final = Projection(
+    "proposals",
+    "registration",
+    Path(__file__).with_suffix(".sql"),
+    fold,
+    rows={"programme_proposals": _OF_THE_BUREAU, "proposed_units": _OF_THE_BUREAU},
+)
 
 STATES: Final = {
     "proposed": ("待第二人批准", "waits for a second person"),

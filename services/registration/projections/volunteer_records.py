@@ -7,6 +7,7 @@ from uuid import UUID
 
 from services.registration.projections.programmes import BY_UNIT
 from services.registration.projections.volunteers import STANDINGS
+from shared.access import With
 from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.contracts.recognition import StarGranted, StarWithdrawn
@@ -52,8 +53,14 @@ _SET_STARS: Final[LiteralString] = """
     ON CONFLICT (volunteer_id, stars) DO UPDATE SET is_held = excluded.is_held
 """
 
-MINUTES: Final = Projection("volunteer_minutes", "hours", Path(__file__).with_name("volunteer_minutes.sql"), fold_hours)
-STARS: Final = Projection("volunteer_stars", "recognition", Path(__file__).with_name("volunteer_stars.sql"), fold_stars)
+_OF_VOLUNTEERS: Final = With({"volunteer_id": "volunteers"})
+
+MINUTES: Final = Projection(
+    "volunteer_minutes", "hours", Path(__file__).with_name("volunteer_minutes.sql"), fold_hours, rows={"volunteer_minutes": _OF_VOLUNTEERS}
+)
+STARS: Final = Projection(
+    "volunteer_stars", "recognition", Path(__file__).with_name("volunteer_stars.sql"), fold_stars, rows={"volunteer_stars": _OF_VOLUNTEERS}
+)
 
 FIGURES: Final = (
     Figure("minutes", "hours", "views", "SELECT volunteer_id::text, timed + back_entered + transferred FROM volunteer_minutes"),

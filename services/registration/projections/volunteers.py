@@ -137,7 +137,6 @@ QUERY: Final = Query(
                registered_at
         FROM api.volunteers
         WHERE ($1::text IS NULL OR unit_code = $1) AND ($2::text IS NULL OR standing = $2)
-          AND (current_setting('leifeng.actor_role', true) <> 'unit_admin' OR unit_code = current_setting('leifeng.actor_unit', true))
           AND ($3::text IS NULL OR number > $3)
         ORDER BY number LIMIT $4
     """,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.local.kafka import LocalKafka
-from shared import consumer, eventstore, privacy
+from shared import access, consumer, eventstore, privacy
 from shared.metrics import Metrics
 from shared.migrate import Roles, migrate, roles_of
 from shared.postgres import Pool, connect, open_pool
@@ -77,7 +77,7 @@ async def template(database: Databases) -> str:
     """A migrated database to copy."""
     dsn = database()
     connection = await connect(dsn, "migrate")
-    await migrate(connection, [eventstore.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS])
+    await migrate(connection, [eventstore.MIGRATIONS, access.MIGRATIONS, privacy.MIGRATIONS, consumer.MIGRATIONS])
     await connection.execute((await roles_of(connection)).fill_in(TALLY))
     await connection.close()
     return dsn

@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from deploy.local.kafka import LocalKafka
+from shared.access import Common
 from shared.clock import system_clock
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting
@@ -40,6 +41,7 @@ from tests.integration.consumer.test_withdrawals import PERSON
 
 REAL = Codec(EVENTS, UPCASTERS)
 TABLES = "CREATE TABLE volunteer (id uuid PRIMARY KEY, number text NOT NULL, name text);"
+ROWS = {"volunteer": Common("a test")}
 API = "CREATE VIEW api.volunteers AS SELECT number FROM volunteer; COMMENT ON COLUMN api.volunteers.number IS '编号 / number';"
 
 
@@ -76,7 +78,7 @@ def registered(log: Log, base: Base, number: str, name: str = "赵一鸣") -> Me
 
 async def test_read_models_are_made_once_and_admins_see_api_views_and_nothing_else(base: Base, files: tuple[Path, Path]) -> None:
     tables, api = files
-    projection = Projection("volunteers", "registration", tables, volunteers)
+    projection = Projection("volunteers", "registration", tables, volunteers, rows=ROWS)
     owner = await connect(base.dsn, "migrate")
     assert await ensure_views(owner, base.roles, [projection], api)
     await owner.execute("INSERT INTO views_1.volunteer VALUES (gen_random_uuid(), '1', 'n')")
@@ -88,7 +90,9 @@ async def test_read_models_are_made_once_and_admins_see_api_views_and_nothing_el
     assert not await ensure_views(owner, base.roles, [projection], api)
     assert await owner.fetchval("SELECT n FROM api.numbers") == 1
 
-    reader = await connect(base.dsn, "reader", role=base.roles.reader)
+    reader = await connect(base.dsn, "reader", role=base.roles.query)
+    assert await reader.fetch("SELECT number FROM api.volunteers") == []
+    await reader.execute("SET leifeng.reach = 'bureau'")
     assert await reader.fetchval("SELECT number FROM api.volunteers") == "1"
     assert await reader.fetch("SELECT * FROM api.freshness") == []
     for forbidden in ("SELECT * FROM views_1.volunteer", "SELECT * FROM consumer.position", "CREATE TABLE api.mine ()"):
@@ -121,7 +125,7 @@ async def test_all_roles_of_a_service_follow_its_logs_and_every_worker_shows_how
     base: Base, kafka_server: LocalKafka, topic_prefix: str, files: tuple[Path, Path]
 ) -> None:
     tables, api = files
-    projection = Projection("volunteers", "registration", tables, volunteers)
+    projection = Projection("volunteers", "registration", tables, volunteers, rows=ROWS)
     owner = await connect(base.dsn, "migrate")
     await ensure_views(owner, base.roles, [projection], api)
     await owner.close()
@@ -246,7 +250,7 @@ class Rebuilt:
 async def rebuilt(base: Base, kafka_server: LocalKafka, topic_prefix: str, files: tuple[Path, Path]) -> AsyncIterator[Rebuilt]:
     """Read models that are live and empty, and empty topics."""
     tables, api = files
-    projection = Projection("volunteers", "registration", tables, volunteers)
+    projection = Projection("volunteers", "registration", tables, volunteers, rows=ROWS)
     for name in ("registration", "hours", "recognition"):
         await create_topic(kafka_server.servers, f"{topic_prefix}{name}.events")
     consumers: Consumers[None] = Consumers(

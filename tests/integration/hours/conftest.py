@@ -61,7 +61,7 @@ class Hours:
         self.commands = self.another_process()
         self._applied = 0
         self._told = 0
-        self._views = Views(pool, Roles("scratch_owner").reader, _nothing, _none_parked)
+        self._views = Views(pool, Roles("scratch_owner").query, _nothing, _none_parked)
 
     def another_process(self) -> Commands[LookUps]:
         """Commands with a cache of its own."""
@@ -129,11 +129,11 @@ class Hours:
         return await self._facts()
 
     async def rows(self, query: Query, limit: int = 50, **filters: Any) -> Sequence[Mapping[str, Any]]:
-        """All rows of a query, page by page, as the reader role."""
+        """All rows of a query, page by page, as the bureau sees them."""
         found: list[Mapping[str, Any]] = []
         cursor = None
         while True:
-            page = await read(self._views, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={})
+            page = await read(self._views, query, filters=filters, cursor=cursor, limit=limit, reader=AS_BUREAU, required={})
             found += page.rows
             if page.next_cursor is None:
                 return found

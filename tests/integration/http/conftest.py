@@ -210,7 +210,7 @@ def token(key: ECKey) -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 async def pool(database: Databases) -> "AsyncIterator[asyncpg.Pool[asyncpg.Record]]":
-    """A database with two views and a reader role."""
+    """A database with two views and a role to read as."""
     dsn = database()
     admin = await asyncpg.connect(database.admin(dsn))
     await admin.execute(SCHEMA)
@@ -220,15 +220,15 @@ async def pool(database: Databases) -> "AsyncIterator[asyncpg.Pool[asyncpg.Recor
 
 
 SCHEMA = """
-    CREATE ROLE tests_http_reader NOLOGIN;
-    GRANT tests_http_reader TO scratch_owner;
+    CREATE ROLE tests_http_query NOLOGIN;
+    GRANT tests_http_query TO scratch_owner;
     CREATE SCHEMA api AUTHORIZATION scratch_owner;
     SET ROLE scratch_owner;
     CREATE TABLE api.balances (unit_code text, volunteer_id uuid, minutes bigint, seen_at timestamptz, account_id uuid);
     CREATE TABLE api.people (volunteer_id uuid, name text);
     CREATE TABLE api.secrets (name text);
-    GRANT USAGE ON SCHEMA api TO tests_http_reader;
-    GRANT SELECT ON api.balances, api.people TO tests_http_reader;
+    GRANT USAGE ON SCHEMA api TO tests_http_query;
+    GRANT SELECT ON api.balances, api.people TO tests_http_query;
     INSERT INTO api.balances
     SELECT 'unit-' || n % 3, ('0197f3a4-5c00-7000-8000-' || lpad(n::text, 12, '0'))::uuid, n * 45,
            CASE WHEN n % 2 = 0 THEN timestamptz '2017-03-05 00:30+00' + n * interval '1 hour' END,
@@ -295,7 +295,7 @@ def api(
         events=registration.EVENTS,
         submit=store.submit,
         store=store,
-        views=Views(pool, "tests_http_reader", told.read_freshness, told.read_parked),
+        views=Views(pool, "tests_http_query", told.read_freshness, told.read_parked),
         waits=follow,
         door=Door(Authenticator(own_issuer(keys, ISSUER)), withdrawn, no_device, now),
         ready=ready,

@@ -11,6 +11,7 @@ import pytest
 
 from shared.http.api import Api
 from shared.http.app import build_app
+from shared.permissions import EVERYBODY
 from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Told, Withdrawn
 from tests.integration.http.seats import BALANCES, LOG_ID, NOW
 from tests.integration.http.test_commands import SEATS, check_problem, key, seat
@@ -120,23 +121,29 @@ async def test_what_the_reader_role_may_not_see_the_query_does_not_either(api: A
 async def test_the_reader_is_told_to_the_database_for_this_transaction_only(
     api: Api, token: Callable[..., str], pool: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
-    whoami = replace(
+    public = replace(
         BALANCES,
         name="whoami",
         path="/whoami",
         sql="""
-            SELECT concat_ws('/', current_user, current_setting('leifeng.actor_role'), current_setting('leifeng.actor_unit')) AS unit_code,
+            SELECT concat_ws('/', current_user, current_setting('leifeng.reach'), current_setting('leifeng.unit')) AS unit_code,
                    NULL AS volunteer_id, NULL AS minutes, NULL AS seen_at, NULL AS account_id
             WHERE ($1::text IS NULL OR true) AND $2::text IS NULL AND $3::uuid IS NULL LIMIT $4
         """,
     )
-    app = build_app(replace(api, queries=(whoami,)))
+    own = replace(public, name="own", path="/own", public=False, roles=EVERYBODY)
+    app = build_app(replace(api, queries=(public, own)))
     async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as client:
-        nobody = (await client.get("/api/v1/whoami")).json()["items"][0]["unit_code"]
-        volunteer = (await client.get("/api/v1/whoami", headers={"Authorization": token("volunteer")})).json()["items"][0]["unit_code"]
-        auditor = (await client.get("/api/v1/whoami", headers={"Authorization": token("auditor")})).json()["items"][0]["unit_code"]
-    assert nobody == volunteer == "tests_http_reader/public/"
-    assert auditor == "tests_http_reader/auditor/water-saving-office"
+
+        async def said(path: str, **headers: str) -> str:
+            return str((await client.get(f"/api/v1{path}", headers=headers)).json()["items"][0]["unit_code"])
+
+        as_role = {role: {"Authorization": token(role)} for role in ("volunteer", "unit_admin", "auditor", "ops")}
+        assert {await said("/whoami"), await said("/whoami", **as_role["unit_admin"])} == {"tests_http_query/bureau/"}
+        assert await said("/own", **as_role["unit_admin"]) == "tests_http_query/unit/water-saving-office"
+        assert await said("/own", **as_role["auditor"]) == "tests_http_query/bureau/water-saving-office"
+        assert await said("/own", **as_role["volunteer"]) == "tests_http_query/own/"
+        assert await said("/own", **as_role["ops"]) == "tests_http_query/nothing/water-saving-office"
     assert await pool.fetchval("SELECT current_user") == "scratch_owner"
 
 
@@ -170,7 +177,7 @@ async def test_a_swap_of_the_views_between_two_reads_is_not_noticed(client: Clie
             "CREATE TABLE api.balances AS SELECT minutes::int AS minutes, account_id, seen_at, volunteer_id, unit_code"
             " FROM api.balances_old"
         )
-        await connection.execute("GRANT SELECT ON api.balances TO tests_http_reader")
+        await connection.execute("GRANT SELECT ON api.balances TO tests_http_query")
         await connection.execute("DROP TABLE api.balances_old")
     answers = await asyncio.gather(*[client.get("/api/v1/balances") for _ in range(8)])
     assert [answer.status_code for answer in answers] == [200] * 8

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
+from shared import access
 from shared.audit import CHAIN_START, MIGRATIONS, Chain, NoteRead, PersonalRead, _hash_of, check, noting
 from shared.audit.heads import ChainHead, Publishing, ReadsFileError, append, head_of, read_file
 from shared.migrate import migrate, roles_of
@@ -33,7 +34,7 @@ class Book:
 async def book(database: Databases) -> AsyncIterator[Book]:
     dsn = database()
     owner = await connect(dsn, "owner")
-    await migrate(owner, [MIGRATIONS])
+    await migrate(owner, [access.MIGRATIONS, MIGRATIONS])
     roles = await roles_of(owner)
     async with open_pool(dsn, "audit", 8, role=roles.app) as pool:
         yield Book(owner, pool, noting(pool))

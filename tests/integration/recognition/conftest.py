@@ -46,7 +46,7 @@ async def reads(dsn: str) -> AsyncIterator[Views]:
         return frozenset()
 
     async with open_pool(dsn, "reads", 1) as made:
-        yield Views(made, Roles("scratch_owner").reader, nothing, none_parked)
+        yield Views(made, Roles("scratch_owner").query, nothing, none_parked)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What an admin sees of stars, read as the reader role through the same queries as the API."""
+"""What an admin sees of stars, read in the role of queries through the same ones as the API."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -17,6 +17,7 @@ from shared.contracts.recognition import (
 )
 from shared.contracts.registration import UnitRegistered
 from shared.http.query import Query, Views, read, read_cursor
+from shared.permissions import Actor, Role
 from shared.postgres import Pool, connect
 from tests.integration.codes import allowed, words_of
 from tests.integration.recognition.conftest import Facts
@@ -43,6 +44,9 @@ def declined(volunteer_id: UUID, number: int) -> StarDeclined:
     )
 
 
+BUREAU = Actor(UUID(int=9), Role.BUREAU_ADMIN, "water-bureau")
+
+
 def withdrawn(volunteer_id: UUID, number: int) -> StarWithdrawn:
     return StarWithdrawn(
         volunteer_id=volunteer_id,
@@ -56,11 +60,11 @@ def withdrawn(volunteer_id: UUID, number: int) -> StarWithdrawn:
 
 
 async def rows(reads: Views, query: Query, limit: int = 50, **filters: Any) -> Sequence[Mapping[str, Any]]:
-    """All rows of a query, page by page, as the reader."""
+    """All rows of a query, page by page, as the bureau sees them."""
     found: list[Mapping[str, Any]] = []
     cursor = None
     while True:
-        page = await read(reads, query, filters=filters, cursor=cursor, limit=limit, reader=None, required={})
+        page = await read(reads, query, filters=filters, cursor=cursor, limit=limit, reader=BUREAU, required={})
         found += page.rows
         if page.next_cursor is None:
             return found

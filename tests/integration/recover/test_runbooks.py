@@ -205,6 +205,25 @@ LOOKED_AT: Final = {
 """Pages whose commands look, or do one small thing; what each block shows. Blocks that are the same on several pages are run once."""
 
 
+async def test_an_admin_is_given_a_login_reads_the_unit_s_rows_and_is_let_go(site: Site) -> None:
+    await site.adopt()
+    await registered(site, 1)
+    page, unit = Runbook(site, "sql-logins.md"), {"UNIT": "water-saving-office"}
+    name = f"{site.database(SERVICE)}_unit_water-saving-office"
+    assert len(page.blocks) == 4
+    assert f"{name} sees units water-saving-office until" in (await page.follow(0, **unit)).out
+    secret = site.folder / "water-saving-office.password"
+    assert secret.stat().st_mode & 0o077 == 0
+    seen = (await page.follow(1, **unit)).out
+    assert "water-saving-office | registered" in seen
+    assert f"{name}  units=water-saving-office  until=" in (await page.follow(2)).out
+    again = await site.run("logins", "add", "--unit", "water-saving-office", "--password-file", str(secret), "--reason", "again")
+    assert (again.code, "is there already" in again.out) == (2, True)
+    assert f"{name} is forgotten" in (await page.follow(3, **unit)).out
+    noted = await site.sql(SERVICE, "SELECT was, becomes FROM es.log_change WHERE subject = $1 ORDER BY number", f"login {name}")
+    assert [tuple(row) for row in noted] == [("none", "units water-saving-office"), ("units water-saving-office", "none")]
+
+
 async def test_what_the_pages_say_is_to_be_looked_at_can_be_looked_at(site: Site) -> None:
     await site.caught_up()
     await site.sql(

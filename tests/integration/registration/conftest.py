@@ -51,7 +51,7 @@ class Registration:
         self.lookups = LookUps(pool)
         self.commands = self.another_process()
         self._applied = 0
-        self._views = Views(pool, Roles("scratch_owner").reader, _nothing, _none_parked, noting(pool))
+        self._views = Views(pool, Roles("scratch_owner").query, _nothing, _none_parked, noting(pool))
 
     def another_process(self) -> Commands[LookUps]:
         """Commands with a cache of its own."""
@@ -117,11 +117,11 @@ class Registration:
         return await self._facts()
 
     async def rows(self, query: Query, reader: Actor | None = None, limit: int = 50, **filters: Any) -> Sequence[Mapping[str, Any]]:
-        """All rows of a query, page by page, as the reader role."""
+        """All rows of a query, page by page, as `reader` sees them, or the bureau."""
         found: list[Mapping[str, Any]] = []
         cursor = None
         while True:
-            page = await read(self._views, query, filters=filters, cursor=cursor, limit=limit, reader=reader, required={})
+            page = await read(self._views, query, filters=filters, cursor=cursor, limit=limit, reader=reader or BUREAU, required={})
             found += page.rows
             if page.next_cursor is None:
                 return found
