@@ -115,7 +115,7 @@ async def _rewrap(connection: Connection, settings: Settings, because: Because) 
     ring = read_ring(settings.key_file)
     total = 0
     roles = await roles_of(connection)
-    async with open_pool(settings.postgres_dsn.get_secret_value(), "rewrap", 1, role=roles.app) as pool:
+    async with open_pool(settings.dsn, "rewrap", 1, role=roles.app) as pool:
         keys = PersonalKeys(pool, KeyFile(settings.key_file), cipher=settings.cipher)
         try:
             for seconds in (REREAD_SECONDS + 1, 0.0):  # A process may wrap by what it read before, until it looks at the file again.

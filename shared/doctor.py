@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
-from shared import kafka
+from shared import acls, kafka
 from shared.access import grants
 from shared.audit.heads import head_of, read_file
 from shared.consumer.schema import definition_hash, rules_of
 from shared.consumer.values import Projection
 from shared.contracts.topics import TOPICS
+from shared.credentials import why_not
 from shared.erasures import compare
 from shared.errors import LeifengError
 from shared.migrate import MigrationSet, Roles, pending
@@ -20,6 +21,7 @@ from shared.privacy import KeyEncryptionError, PersonalKeys
 from shared.privacy.keyfile import KeyFile, name_of
 from shared.relay.readback import read, reading
 from shared.relay.steps import said_by
+from shared.settings import Servers
 from shared.states import status
 
 SKEW_SECONDS_WARN: Final = 0.5
@@ -53,7 +55,7 @@ class Patient:
     pool: Pool
     roles: Roles
     service: str
-    servers: str
+    servers: Servers
     prefix: str
     key: KeyFile
     migrations: Sequence[MigrationSet]
@@ -73,6 +75,7 @@ async def examine(patient: Patient) -> AsyncIterator[Line]:
         ("roles", _paused),
         ("parked keys", _parked),
         ("consumers", _stopped),
+        ("rights", _rights),
         ("topics", _topics),
         ("topic", _topic),
         ("heads", _heads),
@@ -136,6 +139,17 @@ async def _stopped(patient: Patient) -> Line:
         said = "; ".join(f"{row['consumer']} of {row['log']} would park {row['keys']} keys for {row['reason']}" for row in rows)
         return Line("bad", "consumers", f"stopped: {said}: bring the last release back, or let them go on (`parked override`)")
     return Line("ok", "consumers", "none has stopped itself")
+
+
+async def _rights(patient: Patient) -> Line:
+    if isinstance(patient.servers, str):
+        if (why := await why_not(patient.servers)) is not None:
+            return Line("bad", "rights", str(why))
+        return Line("warn", "rights", "Kafka asks nobody who they are (KAFKA_SECURITY_PROTOCOL is PLAINTEXT): for one machine only")
+    said = await acls.differences(patient.servers, patient.prefix, patient.service)
+    if said:
+        return Line("bad", "rights", f"{patient.servers.user or 'this user'} {'; '.join(said)}: `acls apply` gives and takes")
+    return Line("ok", "rights", f"{patient.servers.user or 'this user'} may do in Kafka what {patient.service} needs, and nothing else")
 
 
 async def _topics(patient: Patient) -> Line:

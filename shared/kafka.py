@@ -12,10 +12,12 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, ProducerClosed, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, ProducerClosed, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 from aiokafka.structs import ConsumerRecord, TopicPartition
 
 from shared.contracts.topics import MESSAGE_BYTES_MAX, Topic
+from shared.credentials import RightMissingError, addresses, client_settings, why_not
+from shared.settings import Secured, Servers
 
 START_SECONDS_MAX: Final = 5.0
 STOP_SECONDS_MAX: Final = 1.0
@@ -44,20 +46,22 @@ def only_partition(topic: str) -> TopicPartition:
     return TopicPartition(topic, 0)
 
 
-async def ensure_topics(servers: str, prefix: str, topics: Iterable[Topic], replicas: int | None = None) -> None:
+async def ensure_topics(servers: Servers, prefix: str, topics: Iterable[Topic], replicas: int | None = None) -> None:
     """Makes the topics that are missing and holds the others against their declaration. Raises TopicsError and LOST_ERRORS.
 
     `replicas` is REPLICAS_MAX or the number of brokers, if that is less, see `_copies_for`. With three copies two must be in sync for an
     `acks=all`.
     """
     wanted = {topic_name(prefix, topic.name): topic for topic in topics}
-    async with _admin(servers) as admin:
+    async with admin_client(servers) as admin:
         copies = _copies_for(servers, await admin.describe_cluster()) if replicas is None else replicas
         missing = wanted.keys() - await admin.list_topics()
         made = [NewTopic(name, 1, copies, topic_configs=_config(wanted[name], copies)) for name in sorted(missing)]
         if made:
             answer = await admin.create_topics(made, timeout_ms=round(REQUEST_SECONDS_MAX * 1000))
             for name, code, message in answer.topic_errors:
+                if for_code(code) is TopicAuthorizationFailedError:
+                    raise RightMissingError(f"topic {name} does not exist, and this user may not make it: run `migrate` as one that may")
                 if (error := for_code(code)) is not TopicAlreadyExistsError and code != 0:
                     raise error(f"{name}: {message}")
         differences = await _differences(admin, {name: topic for name, topic in wanted.items() if name not in missing})
@@ -65,10 +69,10 @@ async def ensure_topics(servers: str, prefix: str, topics: Iterable[Topic], repl
         raise TopicsError("\n".join(differences))
 
 
-async def cluster_as_declared(servers: str, prefix: str, topics: Iterable[Topic]) -> tuple[str, Sequence[str]]:
+async def cluster_as_declared(servers: Servers, prefix: str, topics: Iterable[Topic]) -> tuple[str, Sequence[str]]:
     """The cluster's id, and in what the topics are not as they are declared, one sentence each; nothing is made. Raises LOST_ERRORS."""
     wanted = {topic_name(prefix, topic.name): topic for topic in topics}
-    async with _admin(servers) as admin:
+    async with admin_client(servers) as admin:
         cluster = await admin.describe_cluster()
         missing = wanted.keys() - await admin.list_topics()
         there = {name: topic for name, topic in wanted.items() if name not in missing}
@@ -81,10 +85,10 @@ async def cluster_as_declared(servers: str, prefix: str, topics: Iterable[Topic]
     return str(cluster["cluster_id"]), said
 
 
-def _copies_for(servers: str, cluster: Mapping[str, Any]) -> int:
+def _copies_for(servers: Servers, cluster: Mapping[str, Any]) -> int:
     """How many copies a topic is to have. A broker that is named and not up yet counts: else what comes back first after the loss of all
     would hold the only copy for good."""
-    return min(REPLICAS_MAX, max(len(cluster["brokers"]), len(servers.split(","))))
+    return min(REPLICAS_MAX, max(len(cluster["brokers"]), len(addresses(servers).split(","))))
 
 
 def _config(topic: Topic, copies: int) -> dict[str, str]:
@@ -114,20 +118,22 @@ async def _differences(admin: Any, wanted: Mapping[str, Topic]) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def _admin(servers: str) -> AsyncIterator[Any]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers, request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000))
+async def admin_client(servers: Servers) -> AsyncIterator[Any]:
+    """An admin client that has met the cluster, for the time of a block. Raises LOST_ERRORS."""
+    admin = AIOKafkaAdminClient(**client_settings(servers), request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000))
     try:
         async with asyncio.timeout(START_SECONDS_MAX + REQUEST_SECONDS_MAX):
-            await admin.start()
+            async with saying_why(servers):
+                await admin.start()
             yield admin
     finally:
         await _within(admin.close(), STOP_SECONDS_MAX)
 
 
-async def start_producer(servers: str, client_id: str) -> AIOKafkaProducer:
+async def start_producer(servers: Servers, client_id: str) -> AIOKafkaProducer:
     """An idempotent producer that has met the cluster. End it with `stop`. Raises LOST_ERRORS."""
     producer = AIOKafkaProducer(
-        bootstrap_servers=servers,
+        **client_settings(servers),
         client_id=client_id,
         enable_idempotence=True,
         acks="all",
@@ -137,14 +143,14 @@ async def start_producer(servers: str, client_id: str) -> AIOKafkaProducer:
         linger_ms=0,
         request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000),
     )
-    await _start(producer)
+    await _start(producer, servers)
     return producer
 
 
-async def start_consumer(servers: str, client_id: str, topic: str) -> AIOKafkaConsumer:
+async def start_consumer(servers: Servers, client_id: str, topic: str) -> AIOKafkaConsumer:
     """A consumer of the topic's one partition: no group, no commits, from the earliest record. End it with `stop`. Raises LOST_ERRORS."""
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=servers,
+        **client_settings(servers),
         client_id=client_id,
         group_id=None,
         enable_auto_commit=False,
@@ -152,7 +158,7 @@ async def start_consumer(servers: str, client_id: str, topic: str) -> AIOKafkaCo
         max_partition_fetch_bytes=2 * MESSAGE_BYTES_MAX,
         request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000),
     )
-    await _start(consumer)
+    await _start(consumer, servers)
     consumer.assign([only_partition(topic)])
     return consumer
 
@@ -188,10 +194,21 @@ def passing_over(consumer: Any, place: TopicPartition) -> Fetch:
 async def offsets(consumer: AIOKafkaConsumer, topic: str) -> tuple[int, int]:
     """The topic's first offset and the one that its next record will have. Raises LOST_ERRORS."""
     partition = only_partition(topic)
-    async with asyncio.timeout(REQUEST_SECONDS_MAX):
-        first = await consumer.beginning_offsets([partition])
-        end = await consumer.end_offsets([partition])
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS_MAX):
+            first = await consumer.beginning_offsets([partition])
+            end = await consumer.end_offsets([partition])
+    except TimeoutError:
+        check_may_read(consumer, topic)
+        raise
     return first[partition], end[partition]
+
+
+def check_may_read(consumer: Any, topic: str) -> None:
+    """Raises RightMissingError when the cluster has said that this user may not see the topic: aiokafka (0.14) would wait for ever."""
+    client = getattr(consumer, "_client", None)
+    if client is not None and topic in client.cluster.unauthorized_topics:
+        raise RightMissingError(f"this user may not read {topic}: `acls apply` gives the right")
 
 
 async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
@@ -202,9 +219,22 @@ async def stop(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
         await _end_by_force(client)
 
 
-async def _start(client: AIOKafkaProducer | AIOKafkaConsumer) -> None:
+@contextlib.asynccontextmanager
+async def saying_why(servers: Servers) -> AsyncIterator[None]:
+    """Around the start of a client: where Kafka did not let it in, raises the AccessError that says why."""
     try:
-        async with asyncio.timeout(START_SECONDS_MAX):
+        yield
+    except TopicAuthorizationFailedError as error:
+        raise RightMissingError(f"this user may not read {error.args[0]}: `acls apply` gives the right") from error
+    except (KafkaError, OSError) as error:
+        if isinstance(servers, Secured) and (why := await why_not(servers)) is not None:
+            raise why from error
+        raise
+
+
+async def _start(client: AIOKafkaProducer | AIOKafkaConsumer, servers: Servers) -> None:
+    try:
+        async with asyncio.timeout(START_SECONDS_MAX), saying_why(servers):
             await client.start()
     except BaseException:
         await stop(client)

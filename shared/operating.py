@@ -13,7 +13,7 @@ from uuid import UUID
 
 import typer
 
-from shared import erasures, states
+from shared import acls, erasures, states
 from shared.access import logins
 from shared.application import Claims
 from shared.audit.heads import ReadsFileError, append, head_of, read_file
@@ -21,6 +21,7 @@ from shared.codec import Codec
 from shared.consumer.figures import LOOK_SECONDS, Compared, compare
 from shared.consumer.values import Consumers
 from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.credentials import AccessError
 from shared.doctor import Line, Patient, examine
 from shared.eventstore.refusals import ROWS, ROWS_MAX, Wanted, list_refusals
 from shared.kafka import LOST_ERRORS
@@ -104,6 +105,7 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
         wanted = Wanted(code, command, unit, person, correlation_id)
         run(lambda settings: with_owner(service, settings, lambda connection: _refusals(connection, wanted, limit)))
 
+    _add_acls(app, run)
     _add_erasures(app, operated, run)
     _add_logins(app, service, run)
     reads = typer.Typer(no_args_is_help=True, help="The chain of reads of personal data.")
@@ -144,6 +146,40 @@ def add_commands(app: typer.Typer, operated: Operated, run: Run) -> None:
     def resume(name: str, reason: Reason, by: By) -> None:
         """Let the workers take a role again."""
         run(lambda settings: _changing(service, settings, lambda c: states.resume_role(c, name, Because(by, reason))))
+
+
+def _add_acls(app: typer.Typer, run: Run) -> None:
+    rights = typer.Typer(no_args_is_help=True, help="Who may do what on Kafka: each service its own, and one user makes topics.")
+    app.add_typer(rights, name="acls")
+
+    @rights.command(name="print")
+    def print_() -> None:
+        """The rights of all users as lines for kafka-acls.sh."""
+        run(_print_acls)
+
+    @rights.command(name="apply")
+    def apply_() -> None:
+        """Give the users their rights and take away what else they have; as the cluster's administrator (settings KAFKA_USER, ...)."""
+        run(_apply_acls)
+
+
+async def _print_acls(settings: Settings) -> None:
+    for line in acls.tool_lines(settings.topic_prefix):
+        typer.echo(line)
+
+
+async def _apply_acls(settings: Settings) -> None:
+    try:
+        done = await acls.apply(settings.kafka, settings.topic_prefix)
+    except AccessError:
+        raise
+    except LOST_ERRORS as error:
+        typer.echo(f"Kafka did not answer ({type(error).__name__}); run again", err=True)
+        raise typer.Exit(1) from None
+    for entries, told in ((done.given, "given"), (done.taken, "taken away"), (done.others, "left, not one of ours")):
+        for each in entries:
+            typer.echo(f"{told}: {each}")
+    typer.echo(f"{len(done.given)} given, {len(done.taken)} taken away")
 
 
 def _add_erasures(app: typer.Typer, operated: Operated, run: Run) -> None:
@@ -232,7 +268,7 @@ async def _remove_login(connection: Connection, name: str, because: Because) -> 
 
 
 async def _doctor(operated: Operated, settings: Settings, free_gb: float | None) -> None:
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.dsn
     bad = False
     try:
         connection = await connect(dsn, f"{operated.name} doctor", default_transaction_read_only="on")
@@ -247,7 +283,7 @@ async def _doctor(operated: Operated, settings: Settings, free_gb: float | None)
                 pool=pool,
                 roles=roles,
                 service=operated.name,
-                servers=settings.kafka_servers,
+                servers=settings.kafka,
                 prefix=settings.topic_prefix,
                 key=KeyFile(settings.key_file),
                 migrations=operated.migrations,
@@ -266,7 +302,7 @@ async def _doctor(operated: Operated, settings: Settings, free_gb: float | None)
 
 
 async def _reconcile(operated: Operated, settings: Settings, within: float) -> None:
-    dsn, name, until = settings.postgres_dsn.get_secret_value(), f"{operated.name} reconcile", monotonic() + within
+    dsn, name, until = settings.dsn, f"{operated.name} reconcile", monotonic() + within
     try:
         async with open_pool(dsn, name, 1, role=(await roles_at(dsn)).app, statement_seconds=STATEMENT_SECONDS_MAX) as pool:
             found = await compare(pool, operated.consumers)
@@ -307,7 +343,7 @@ async def _publish_reads(connection: Connection, service: str, settings: Setting
 
 
 async def _verify(service: str, settings: Settings) -> None:
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.dsn
     try:
         published = [] if settings.reads_file is None else read_file(settings.reads_file, service)
     except ReadsFileError as error:
@@ -315,9 +351,7 @@ async def _verify(service: str, settings: Settings) -> None:
         raise typer.Exit(2) from None
     connection = await connect(dsn, f"{service} verify", statement_seconds=STATEMENT_SECONDS_MAX, default_transaction_read_only="on")
     try:
-        found = await verify(
-            connection, service, settings.kafka_servers, settings.topic_prefix, lambda line: typer.echo(line, err=True), published
-        )
+        found = await verify(connection, service, settings.kafka, settings.topic_prefix, lambda line: typer.echo(line, err=True), published)
     except (*LOST_ERRORS, *ABSENT) as error:
         typer.echo(f"not verified: Kafka or the database did not answer ({type(error).__name__}); run again", err=True)
         raise typer.Exit(2) from None
@@ -338,14 +372,14 @@ async def _verify(service: str, settings: Settings) -> None:
 
 
 async def _recover(operated: Operated, settings: Settings, because: Because, *, accept_loss: bool) -> None:
-    dsn, key = settings.postgres_dsn.get_secret_value(), KeyFile(settings.key_file)
+    dsn, key = settings.dsn, KeyFile(settings.key_file)
     connection = await connect(dsn, f"{operated.name} recover", statement_seconds=STATEMENT_SECONDS_MAX)
     try:
         async with open_pool(dsn, f"{operated.name} recover", 1, role=(await roles_of(connection)).app) as pool:
             recovery = Recovery(
                 connection=connection,
                 service=operated.name,
-                servers=settings.kafka_servers,
+                servers=settings.kafka,
                 prefix=settings.topic_prefix,
                 codec=Codec(EVENTS, UPCASTERS),
                 keys=PersonalKeys(pool, key, cipher=settings.cipher),
@@ -394,7 +428,7 @@ async def _apply_erasures(operated: Operated, settings: Settings) -> None:
 
 
 async def _erase_again(operated: Operated, settings: Settings) -> None:
-    dsn, path = settings.postgres_dsn.get_secret_value(), _erasures_file(settings)
+    dsn, path = settings.dsn, _erasures_file(settings)
     async with open_pool(dsn, f"{operated.name} erasures", 1, role=(await roles_at(dsn)).app) as pool, pool.acquire() as connection:
         keys, codec = PersonalKeys(pool, KeyFile(settings.key_file)), Codec(EVENTS, UPCASTERS)
         again = await erasures.apply(connection, keys, operated.consumers, codec, path)
@@ -420,7 +454,7 @@ async def _refusals(connection: Connection, wanted: Wanted, limit: int) -> None:
 
 async def with_owner(name: str, settings: Settings, work: Callable[[Connection], Awaitable[None]]) -> None:
     """Does something as the database's owner; what it refuses is a sentence, not a traceback."""
-    connection = await connect(settings.postgres_dsn.get_secret_value(), f"{name} operator")
+    connection = await connect(settings.dsn, f"{name} operator")
     try:
         await work(connection)
     except (StateError, logins.LoginError) as error:

@@ -2,10 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
+
+from shared.secretfile import secret_file
+from shared.settings import PASSWORD_FILE
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -42,6 +47,17 @@ def session_settings(name: str, *, role: str | None, search_path: str | None, st
     return settings
 
 
+def _address(dsn: str) -> dict[str, Any]:
+    """The address and, where it names a file with the password, what reads that file for each new connection. See `Settings.dsn`."""
+    parts = urlsplit(dsn)
+    said = parse_qsl(parts.query, keep_blank_values=True)
+    files = [value for name, value in said if name == PASSWORD_FILE]
+    if not files:
+        return {"dsn": dsn}
+    rest = urlencode([(name, value) for name, value in said if name != PASSWORD_FILE])
+    return {"dsn": urlunsplit(parts._replace(query=rest)), "password": secret_file(Path(files[-1]))}
+
+
 async def connect(
     dsn: str,
     name: str,
@@ -54,7 +70,7 @@ async def connect(
     """One connection of its own. `settings` are further session settings. Raises what asyncpg raises, TimeoutError and OSError."""
     said = session_settings(name, role=role, search_path=search_path, statement_seconds=statement_seconds)
     return await asyncpg.connect(
-        dsn,
+        **_address(dsn),
         timeout=CONNECT_SECONDS_MAX,
         command_timeout=statement_seconds + _CLIENT_GRACE_SECONDS,
         server_settings=said | settings,
@@ -65,7 +81,8 @@ class _Pool(Pool):
     """asyncpg's own, which says how long a borrower waited. Everything that borrows, `fetch` and its like included, comes by `_acquire`."""
 
     def __init__(self, dsn: str, *, waited: Callable[[float], object] | None, **settings: Any) -> None:
-        super().__init__(dsn, **settings)
+        address = _address(dsn)
+        super().__init__(address.pop("dsn"), **address, **settings)
         self._waited = waited
 
     async def _acquire(self, seconds: float | None) -> Any:

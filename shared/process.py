@@ -34,6 +34,7 @@ from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.event import Event, RefusalText
 from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
+from shared.credentials import AccessError, why_not
 from shared.envelope import Stream
 from shared.eventstore.clock import log_clock
 from shared.eventstore.refusals import forget_old_refusals
@@ -159,7 +160,7 @@ def command_line(service: Service[Any]) -> typer.Typer:
         try:
             settings = read_settings(service.name)
             asyncio.run(work(settings))
-        except SettingsError as error:
+        except (SettingsError, AccessError) as error:
             typer.echo(error, err=True)
             raise typer.Exit(2) from None
 
@@ -212,7 +213,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
     from shared.http.provider import Provider
     from shared.http.rates import Rates
 
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.dsn
     key = KeyFile(settings.key_file)
     roles = await _wait_for_database(dsn, stop)
     if roles is None:
@@ -228,7 +229,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
         issuers = [own_issuer(settings.token_keys_file, settings.token_issuer)]
         issuers += [provider.as_issuer(settings.oidc_audience)] if provider else []
         forms = Forms(hmac.digest(key.ring.fingerprint_key, b"leifeng forms", sha256), _public_url(settings))
-        await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
+        await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka, settings.topic_prefix, metrics))
         api = Api(
             service=service.name,
             title_zh=service.title_zh,
@@ -290,7 +291,7 @@ def _sign_in(
 
 async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Event, metrics: Metrics) -> None:
     """Stands for the four roles until `stop` is set."""
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.dsn
     key = KeyFile(settings.key_file)
     heartbeat = Heartbeat()
     roles = await _wait_for_database(dsn, stop)
@@ -303,9 +304,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
         setting = _setting(service, engine, settings, pool, metrics)
         figures = Reconciliation(pool, service.consumers, metrics)
         reads = Publishing(pool, service.name, settings.reads_file)
-        relay = Relay(
-            engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics, figures=figures.said, reads=reads.said
-        )
+        relay = Relay(engine.store, pool, dsn, settings.kafka, settings.topic_prefix, metrics, figures=figures.said, reads=reads.said)
         await _compare_with_kafka(relay)
         work = (
             WorkerRole("relay", relay.run),
@@ -333,20 +332,17 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
 
 async def run_migrations(service: Service[L], settings: Settings) -> None:
     """Schemas, roles, log, views, topics. May be run again, and by two at once."""
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.dsn
     connection = await eventually("database", lambda: connect(dsn, f"{service.name} migrate"), _ABSENT, BACKING_WITHIN_SECONDS)
     try:
         await migrate_database(connection, service, settings.clock)
     finally:
         await connection.close(timeout=5)
-    await eventually(
-        "broker",
-        lambda: ensure_topics(
-            settings.kafka_servers, settings.topic_prefix, [each for each in TOPICS.values() if each.owner == service.name]
-        ),
-        _ABSENT,
-        BACKING_WITHIN_SECONDS,
-    )
+    own = [each for each in TOPICS.values() if each.owner == service.name]
+    try:
+        await eventually("broker", lambda: ensure_topics(settings.kafka, settings.topic_prefix, own), _ABSENT, BACKING_WITHIN_SECONDS)
+    except LOST_ERRORS as error:
+        raise await why_not(settings.kafka) or error from None
 
 
 async def migrate_database(connection: Connection, service: Service[Any], clock: Literal["system", "travel"]) -> None:
@@ -488,7 +484,7 @@ def _setting(service: Service[Any], engine: _Engine[Any], settings: Settings, po
     return consumer.Setting(
         consumers=service.consumers,
         pool=pool,
-        kafka=consumer.Kafka(settings.kafka_servers, settings.topic_prefix),
+        kafka=consumer.Kafka(settings.kafka, settings.topic_prefix),
         codec=engine.codec,
         keys=engine.keys,
         metrics=metrics,
@@ -504,7 +500,7 @@ def _words(service: Service[Any]) -> Mapping[str, frozenset[str]]:
 
 
 async def _print_link(service: Service[Any], settings: Settings, person: UUID) -> None:
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.dsn
     async with open_pool(dsn, f"{service.name} operator", 1, role=(await roles_at(dsn)).app) as pool:
         typer.echo(f"{_public_url(settings)}/sign-in/link?key={await Accounts(pool).new_link(person)}")
 
@@ -514,12 +510,12 @@ def _public_url(settings: Settings) -> str:
 
 
 async def _submitted(service: Service[Any], settings: Settings, commands: Sequence[Command]) -> Sequence[Answer]:
-    dsn, metrics = settings.postgres_dsn.get_secret_value(), Metrics(service.name, VERSION)
+    dsn, metrics = settings.dsn, Metrics(service.name, VERSION)
     async with (
         open_pool(dsn, f"{service.name} operator", 2, role=(await roles_at(dsn)).app) as pool,
         _engine(service, pool, settings, metrics, KeyFile(settings.key_file)) as engine,
     ):
-        await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka_servers, settings.topic_prefix, metrics))
+        await _compare_with_kafka(Relay(engine.store, pool, dsn, settings.kafka, settings.topic_prefix, metrics))
         return [
             await engine.commands.submit(
                 each.use_case,
@@ -539,7 +535,7 @@ async def _submitted(service: Service[Any], settings: Settings, commands: Sequen
 @asynccontextmanager
 async def _at_hand(service: Service[L], settings: Settings) -> AsyncIterator[releasing.AtHand]:
     """What an operator releases parked keys with."""
-    dsn = settings.postgres_dsn.get_secret_value()
+    dsn = settings.dsn
     metrics = Metrics(service.name, VERSION)
     async with (
         open_pool(dsn, f"{service.name} parked", READ_CONNECTIONS_MAX, role=(await roles_at(dsn)).app) as pool,

@@ -579,7 +579,7 @@ def add_commands(app: typer.Typer, models: ReadModels, run: Run) -> None:
         """Rows and digest of every table of the read models, and of all together; equal logs give equal digests."""
 
         async def work(settings: Settings) -> None:
-            found = await digest_of(settings.postgres_dsn.get_secret_value(), schema)
+            found = await digest_of(settings.dsn, schema)
             typer.echo(f"{found.schema} at " + ", ".join(f"{source} {position}" for source, position in found.positions.items()))
             for name, (rows, said) in found.tables.items():
                 typer.echo(f"{said}  {rows:>9}  {name}")
@@ -590,7 +590,7 @@ def add_commands(app: typer.Typer, models: ReadModels, run: Run) -> None:
 
 async def _with_settings(models: ReadModels, settings: Settings, work: Callable[[Rebuilding], Awaitable[None]]) -> None:
     os.nice(NICENESS)
-    dsn, service = settings.postgres_dsn.get_secret_value(), models.consumers.service
+    dsn, service = settings.dsn, models.consumers.service
     metrics = Metrics(service, VERSION)
     owner = await connect(dsn, f"{service} rebuild", statement_seconds=OWNER_STATEMENT_SECONDS_MAX)
     try:
@@ -598,7 +598,7 @@ async def _with_settings(models: ReadModels, settings: Settings, work: Callable[
         async with open_pool(dsn, f"{service} rebuild", CONNECTIONS_MAX, role=roles.app) as pool:
             store = await open_store(pool, service, metrics)
             setting = Setting(
-                consumers=models.consumers, pool=pool, kafka=Kafka(settings.kafka_servers, settings.topic_prefix),
+                consumers=models.consumers, pool=pool, kafka=Kafka(settings.kafka, settings.topic_prefix),
                 codec=Codec(EVENTS, UPCASTERS), keys=PersonalKeys(pool, KeyFile(settings.key_file)), metrics=metrics,
             )  # fmt: skip
             made = Rebuilding(

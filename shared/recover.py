@@ -34,6 +34,7 @@ from shared.postgres import Connection
 from shared.privacy import PersonalKeys
 from shared.relay.readback import read, reading
 from shared.relay.steps import START, Found, Link, Verdict, chained, judge, said_by
+from shared.settings import Servers
 from shared.states import Because, changing, state_of
 
 PAGE_EVENTS_MAX: Final = 1000
@@ -55,7 +56,7 @@ class Recovery:
 
     connection: Connection
     service: str
-    servers: str
+    servers: Servers
     prefix: str
     codec: Codec
     keys: PersonalKeys
@@ -158,7 +159,7 @@ async def _open(recovery: Recovery) -> None:
         await recovery.connection.execute("DELETE FROM es.recovery")
 
 
-async def last_word(servers: str, prefix: str, service: str, log_id: UUID) -> Word:
+async def last_word(servers: Servers, prefix: str, service: str, log_id: UUID) -> Word:
     """What a log has said of itself on its heads topic, as far as that is kept. Raises kafka.LOST_ERRORS."""
     topic = kafka.topic_name(prefix, f"{service}.heads")
     word, reads = Word(), set[ChainHead]()

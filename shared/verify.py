@@ -24,6 +24,7 @@ from shared.postgres import Connection
 from shared.recover import last_word
 from shared.relay.readback import read, reading
 from shared.relay.steps import START, Found, Link, Verdict, judge, said_by
+from shared.settings import Servers
 
 PAGE_ROWS_MAX: Final = 1000
 DIFFERENCES_MAX: Final = 20
@@ -65,7 +66,7 @@ class _EnoughError(Exception):
 
 
 async def verify(
-    connection: Connection, service: str, servers: str, prefix: str, say: Callable[[str], None], reads: Iterable[ChainHead] = ()
+    connection: Connection, service: str, servers: Servers, prefix: str, say: Callable[[str], None], reads: Iterable[ChainHead] = ()
 ) -> Verified:
     """Reads the whole log and the whole topic once, and a stretch of the topic again for each difference. `say` is told of progress.
 

@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import tempfile
 import uuid
@@ -130,10 +131,29 @@ class Node:
     """Further listeners by name (capitals): where it listens, and the port that clients are sent to instead, which leads there."""
 
 
+@dataclass(frozen=True)
+class Secured:
+    """A broker that asks who one is: `properties` are added to the others and overrule them, `users` are those it is formatted with."""
+
+    properties: str
+    users: Mapping[str, str] = field(repr=False)
+    """Passwords by user, for SCRAM-SHA-512. They reach the format's command line: for tests only."""
+    context: ssl.SSLContext
+    """How it is asked over TLS whether it is up."""
+
+
 class LocalKafka:
     """A Kafka whose nodes can be started, stopped, killed and started again one by one; its data stays in `directory`."""
 
-    def __init__(self, directory: Path, class_path: str, *, nodes: Sequence[Node] | int = 1, learn: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        class_path: str,
+        *,
+        nodes: Sequence[Node] | int = 1,
+        learn: Path | None = None,
+        secured: Secured | None = None,
+    ) -> None:
         """`nodes` is a count (with free ports) or the ports of each node. A node that ends in order writes a start cache to `learn`."""
         if isinstance(nodes, int):
             ports = free_ports(2 * nodes)
@@ -141,6 +161,7 @@ class LocalKafka:
         self._directory = directory
         self._class_path = class_path
         self._learn = learn
+        self._secured = secured
         self.nodes: Final = tuple(nodes)
         self.children: Final[dict[int, Child]] = {}
 
@@ -178,8 +199,8 @@ class LocalKafka:
     def wait_until_up(self, node: int = 0, within: float = _UP_WITHIN_S) -> None:
         """Wait until the node answers requests. Raises Trouble."""
         child = self.children[node]
-        port = self.nodes[node].broker_port
-        if not wait_for(lambda: not child.running() or _answers(port), within, every=0.1) or not child.running():
+        port, context = self.nodes[node].broker_port, None if self._secured is None else self._secured.context
+        if not wait_for(lambda: not child.running() or _answers(port, context), within, every=0.1) or not child.running():
             raise Trouble(f"Kafka (node {node}) did not come up, see {child.log}: {_reason(child)}")
 
     def stop(self, node: int | None = None) -> None:
@@ -205,7 +226,9 @@ class LocalKafka:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(data, ignore_errors=True)
         settings = self._write_settings(place / "format.properties", node, fresh)
-        child = self._java("kafka format", place, "kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", settings)
+        said = {} if self._secured is None else self._secured.users
+        users = [part for name, password in said.items() for part in ("-S", f"SCRAM-SHA-512=[name={name},password={password}]")]
+        child = self._java("kafka format", place, "kafka.tools.StorageTool", "format", "-t", self._cluster_id(), "-c", settings, *users)
         if not wait_for(lambda: not child.running(), _UP_WITHIN_S) or child.exit_code() != 0:
             child.stop()
             raise Trouble(f"Kafka's storage could not be formatted, see {child.log}: {_reason(child)}")
@@ -233,7 +256,8 @@ class LocalKafka:
                 data=data,
                 replicas=min(3, len(self.nodes)),
                 in_sync=2 if len(self.nodes) > 2 else 1,  # Two of three.
-            ),
+            )
+            + ("" if self._secured is None else self._secured.properties),
             encoding="utf-8",
         )
         return file
@@ -256,10 +280,13 @@ def _java_program() -> Path:
     return Path(found.origin).parent / "java-runtime" / "bin" / "java"
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, context: ssl.SSLContext | None) -> bool:
     """Whether a broker answers an ApiVersions request (key 18, version 0): it accepts connections well before it answers."""
     try:
-        with contextlib.closing(socket.create_connection((HOST, port), timeout=1)) as connection:
+        with contextlib.ExitStack() as opened:
+            connection = opened.enter_context(socket.create_connection((HOST, port), timeout=1))
+            if context is not None:
+                connection = opened.enter_context(context.wrap_socket(connection, server_hostname=HOST))
             request = struct.pack(">hhih", 18, 0, 1, -1)
             connection.sendall(struct.pack(">i", len(request)) + request)
             return len(connection.recv(8)) > 0

@@ -17,6 +17,8 @@ from shared.audit.heads import ChainHead
 from shared.consumer.setting import Setting
 from shared.consumer.shell import RETRY_SECONDS_MAX, StoppedError, insist
 from shared.contracts.topics import subscribed
+from shared.credentials import AccessError, client_settings, stamp
+from shared.kafka import check_may_read, saying_why
 from shared.lifecycle import pause
 from shared.postgres import Pool
 
@@ -63,14 +65,20 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
     places = {TopicPartition(f"{setting.kafka.prefix}{source}.heads", 0): source for source in sources}
     seconds = 0.2
     while not stop.is_set():
-        consumer = AIOKafkaConsumer(bootstrap_servers=setting.kafka.servers, enable_auto_commit=False, auto_offset_reset="earliest")
-        consumer.assign(list(places))
+        servers = setting.kafka.servers
+        made_with, consumer = stamp(servers), None
         try:
-            await asyncio.wait_for(consumer.start(), START_SECONDS_MAX)
+            consumer = AIOKafkaConsumer(**client_settings(servers), enable_auto_commit=False, auto_offset_reset="earliest")
+            consumer.assign(list(places))
+            async with asyncio.timeout(START_SECONDS_MAX), saying_why(servers):
+                await consumer.start()
             seconds = 0.2
-            while not stop.is_set():
+            while not stop.is_set() and stamp(servers) == made_with:
                 try:
                     found = await consumer.getmany(timeout_ms=_POLL_MILLISECONDS)
+                    if not found:
+                        for place in places:
+                            check_may_read(consumer, place.topic)
                     if found and not await pause(stop, GATHER_SECONDS):
                         for place, records in (await consumer.getmany()).items():
                             found[place] = [*found.get(place, ()), *records]
@@ -83,10 +91,12 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
         except StoppedError:
             return
         except (KafkaError, OSError, TimeoutError) as error:
-            _log.warning("kafka_is_away", consumer="heads", exc_info=error)
+            reason = str(error) if isinstance(error, AccessError) else None
+            _log.warning("kafka_is_away", consumer="heads", reason=reason, exc_info=error)
         finally:
-            with suppress(KafkaError, OSError, TimeoutError):
-                await asyncio.wait_for(consumer.stop(), CLOSE_SECONDS_MAX)
+            if consumer is not None:
+                with suppress(KafkaError, OSError, TimeoutError):
+                    await asyncio.wait_for(consumer.stop(), CLOSE_SECONDS_MAX)
         await pause(stop, seconds)
         seconds = min(2 * seconds, RETRY_SECONDS_MAX)
 

@@ -12,13 +12,14 @@ from shared.consumer.values import Consumers
 from shared.metrics import Metrics
 from shared.postgres import Pool
 from shared.privacy import PersonalKeys
+from shared.settings import Servers
 
 
 @dataclass(frozen=True, slots=True)
 class Kafka:
     """Where Kafka is, and what stands before every topic and group of this installation."""
 
-    servers: str
+    servers: Servers
     prefix: str
 
 

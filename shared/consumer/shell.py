@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiokafka import ConsumerRecord
 from aiokafka import TopicPartition as Place
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from shared import kafka, logs
 from shared.consumer.apply import BreakerError, DefinitionError, FencedError
+from shared.credentials import AccessError, RightMissingError, Stamp, addresses, faststream_security, stamp
 from shared.errors import LeifengError, NewerVersionError
 from shared.lifecycle import pause
 from shared.metrics import Metrics
+from shared.settings import Servers
 
 if TYPE_CHECKING:  # FastStream is a third of what a process loads at its start: only who subscribes pays for it.
     from faststream.kafka.message import KafkaMessage
@@ -38,6 +40,8 @@ RETRY_SECONDS_MAX: Final = 5.0
 LOOK_AGAIN_SECONDS: Final = 5.0
 LOOK_AGAIN_SECONDS_MAX: Final = 320.0
 """Each look from the start is followed by twice the pause, so that one through a long topic comes to its end."""
+SECRET_SECONDS: Final = 5.0
+"""How often the files with password and certificates are looked at."""
 
 FINAL: Final = (FencedError, BreakerError, DefinitionError, NewerVersionError)
 """What trying again does not cure: the role is given up."""
@@ -131,7 +135,7 @@ _NOBODY: Final = _Nobody()
 class Subscription:
     """One reader on one topic. `run` keeps it connected until `stop`; Kafka may be away at any time."""
 
-    def __init__(self, reader: Reader, servers: str, topic: str, group_id: str, stop: asyncio.Event, metrics: Metrics) -> None:
+    def __init__(self, reader: Reader, servers: Servers, topic: str, group_id: str, stop: asyncio.Event, metrics: Metrics) -> None:
         self._reader = reader
         self._servers = servers
         self._place = Place(topic, 0)
@@ -153,7 +157,8 @@ class Subscription:
             except StoppedError:
                 return
             except (KafkaError, OSError, TimeoutError) as error:
-                _log.warning("kafka_is_away", consumer=self._reader.name, topic=self._place.topic, exc_info=error)
+                reason = str(error) if isinstance(error, AccessError) else None
+                _log.warning("kafka_is_away", consumer=self._reader.name, topic=self._place.topic, reason=reason, exc_info=error)
             await pause(self._stop, seconds)
             seconds = min(2 * seconds, RETRY_SECONDS_MAX)
 
@@ -163,8 +168,10 @@ class Subscription:
 
         offset = await insist(self._reader.begin, self._stop, self._metrics, "begin")
         self._failed = asyncio.get_running_loop().create_future()
+        made_with = stamp(self._servers)
         broker = KafkaBroker(
-            self._servers.split(","),  # A list: FastStream takes one text for one address.
+            addresses(self._servers).split(","),  # A list: FastStream takes one text for one address.
+            security=faststream_security(self._servers),
             client_id=self._group_id,
             consumer_only=True,
             allow_auto_create_topics=False,
@@ -188,8 +195,9 @@ class Subscription:
         subscriber(self._handle)
         stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         looking: asyncio.Future[Any] | None = None
+        changed: asyncio.Future[Any] | None = None
         try:
-            starting = asyncio.ensure_future(broker.start())
+            starting = asyncio.ensure_future(self._start(broker))
             await asyncio.wait({starting, stopped}, timeout=CONNECT_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():
                 starting.cancel()
@@ -205,22 +213,40 @@ class Subscription:
             self._consumer.seek(self._place, offset)
             self._read_to, self._gap = offset, False
             looking = asyncio.ensure_future(self._look_again())
-            await asyncio.wait([stopped, self._failed, looking], return_when=asyncio.FIRST_COMPLETED)
+            changed = asyncio.ensure_future(self._secret_changed(made_with))
+            await asyncio.wait([stopped, self._failed, looking, changed], return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
         finally:
             stopped.cancel()
-            if looking is not None:
-                looking.cancel()
+            for task in (looking, changed):
+                if task is not None:
+                    task.cancel()
             self._consumer = None
             with suppress(KafkaError, OSError, TimeoutError, ExceptionGroup):
                 await asyncio.wait_for(broker.stop(), CLOSE_SECONDS_MAX)
             if not self._failed.cancel():
                 self._failed.exception()  # What was being tried when the role ended is no news; nobody else asks for it then.
 
-    @staticmethod
-    async def _fetch(getmany: kafka.Fetch, *, timeout_ms: int, max_records: int) -> Mapping[Place, Sequence[ConsumerRecord]]:
-        return await getmany(timeout_ms=max(timeout_ms, FETCH_MILLISECONDS), max_records=max_records)
+    async def _start(self, broker: Any) -> None:
+        async with kafka.saying_why(self._servers):
+            await broker.start()
+
+    async def _secret_changed(self, made_with: Stamp) -> None:
+        """Returns once a client would be told something else: this one goes on as long as its connections do, and no longer."""
+        while stamp(self._servers) == made_with:
+            await pause(self._stop, SECRET_SECONDS)
+
+    async def _fetch(self, getmany: kafka.Fetch, *, timeout_ms: int, max_records: int) -> Mapping[Place, Sequence[ConsumerRecord]]:
+        try:
+            found = await getmany(timeout_ms=max(timeout_ms, FETCH_MILLISECONDS), max_records=max_records)
+            if not found and self._consumer is not None:
+                kafka.check_may_read(self._consumer, self._place.topic)
+        except (TopicAuthorizationFailedError, RightMissingError) as error:  # FastStream would go on asking, without a word.
+            if not self._failed.done():
+                self._failed.set_exception(error)
+            raise
+        return found
 
     async def _handle(self, messages: Any) -> None:
         """Never raises to FastStream, which would lose the batch without a word (F1)."""

@@ -8,7 +8,6 @@ of command bodies. They follow from the first key there was, and lead nobody bac
 import hmac
 import os
 import secrets
-import stat
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -18,7 +17,7 @@ from typing import Final
 
 from shared import logs
 from shared.privacy.ciphers import KEY_BYTES
-from shared.settings import SettingsError
+from shared.settings import SettingsError, check_closed
 
 REREAD_SECONDS: Final = 5.0
 """The file is looked at again at most this often; at once, when something was wrapped by a key that is not known."""
@@ -90,8 +89,7 @@ def parse_ring(text: str) -> KeyRing:
 def read_ring(path: Path) -> KeyRing:
     """The keys in `path`, a file that others cannot read. Raises SettingsError."""
     try:
-        if path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-            raise SettingsError(f"{path.name} is open to everybody on this machine: chmod 600")
+        check_closed(path)
         return parse_ring(path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path.name} holds no key, which has {KEY_BYTES} bytes: {type(error).__name__}") from None

@@ -8,8 +8,10 @@ from typing import Final
 from aiokafka import AIOKafkaProducer
 
 from shared import kafka
+from shared.credentials import Stamp, stamp
 from shared.metrics import Metrics
 from shared.relay.steps import Outgoing
+from shared.settings import Servers
 
 FLUSH_SECONDS_MAX: Final = 5.0
 """A page that is not acknowledged by then may or may not arrive."""
@@ -21,13 +23,14 @@ Publish = Callable[[Sequence[Outgoing]], Awaitable[Sequence[int]]]
 class Publisher:
     """The producer of one relay, made when it is first needed and made anew after every failure."""
 
-    def __init__(self, servers: str, prefix: str, service: str, metrics: Metrics) -> None:
+    def __init__(self, servers: Servers, prefix: str, service: str, metrics: Metrics) -> None:
         self._servers = servers
         self._service = service
         self._metrics = metrics
         self._events = kafka.topic_name(prefix, f"{service}.events")
         self._heads = kafka.topic_name(prefix, f"{service}.heads")
         self._producer: AIOKafkaProducer | None = None
+        self._made_with: Stamp = ()
 
     async def publish(self, page: Sequence[Outgoing]) -> Sequence[int]:
         """See `Publish`."""
@@ -67,6 +70,9 @@ class Publisher:
             await kafka.stop(producer)
 
     async def _started(self) -> AIOKafkaProducer:
+        if self._producer is not None and self._made_with != stamp(self._servers):
+            await self.drop("secret_changed")
         if self._producer is None:
+            self._made_with = stamp(self._servers)
             self._producer = await kafka.start_producer(self._servers, f"{self._service}.relay")
         return self._producer

@@ -15,10 +15,12 @@ from uuid import UUID
 from aiokafka import AIOKafkaConsumer
 
 from shared import kafka, logs
+from shared.credentials import stamp
 from shared.lifecycle import pause
 from shared.metrics import Metrics
 from shared.postgres import Pool
 from shared.relay.steps import START, Found, Link, Verdict, judge, said_by
+from shared.settings import Servers
 
 READ_BACK_SECONDS: Final = 1.0
 END_SECONDS_MAX: Final = 2.0
@@ -67,7 +69,7 @@ class Findings:
 
 
 @contextlib.asynccontextmanager
-async def reading(servers: str, topic: str, client_id: str) -> AsyncIterator[AIOKafkaConsumer]:
+async def reading(servers: Servers, topic: str, client_id: str) -> AsyncIterator[AIOKafkaConsumer]:
     """A consumer of the topic for the time of a block. Raises kafka.LOST_ERRORS."""
     consumer = await kafka.start_consumer(servers, client_id, topic)
     try:
@@ -112,7 +114,7 @@ class ReadBack:
     def __init__(
         self,
         pool: Pool,
-        servers: str,
+        servers: Servers,
         topic: str,
         client_id: str,
         board: Board,
@@ -134,13 +136,15 @@ class ReadBack:
         """Reads for ever. Raises kafka.LOST_ERRORS and what the database raises; may be called again."""
         while self._board.published is None:
             await wait(self._board.read_back_due, READ_BACK_SECONDS)
-        async with reading(self._servers, self._topic, self._client_id) as consumer:
-            place: Place | None = None
-            while True:
-                published = self._board.published  # Before the topic's end is asked for: all of it lies before that end.
-                if published is not None:
-                    place = await self._pass(consumer, place, published)
-                await wait(self._board.read_back_due, READ_BACK_SECONDS)
+        place: Place | None = None
+        while True:
+            made_with = stamp(self._servers)
+            async with reading(self._servers, self._topic, self._client_id) as consumer:
+                while stamp(self._servers) == made_with:
+                    published = self._board.published  # Before the topic's end is asked for: all of it lies before that end.
+                    if published is not None:
+                        place = await self._pass(consumer, place, published)
+                    await wait(self._board.read_back_due, READ_BACK_SECONDS)
 
     async def _pass(self, consumer: AIOKafkaConsumer, place: Place | None, published: Link) -> Place | None:
         if not await self._is_there(consumer):

@@ -13,6 +13,7 @@ import asyncpg
 from shared import kafka, logs
 from shared.clock import system_clock
 from shared.contracts.topics import TOPICS
+from shared.credentials import AccessError
 from shared.errors import InvariantError, LeifengError, StoreUnavailableError
 from shared.eventstore.values import EventStore
 from shared.metrics import Metrics
@@ -20,6 +21,7 @@ from shared.postgres import Pool, connect
 from shared.relay.publisher import Publish, Publisher
 from shared.relay.readback import READ_BACK_SECONDS, Board, Findings, ReadBack, read, reading, wait
 from shared.relay.steps import START, Found, Link, Outgoing, Seen, Step, Tail, as_sealed, chained, next_step, tail_of
+from shared.settings import Servers
 
 CHANNEL: Final = "es_appended"
 """The store notifies here after a commit; it only wakes, the poll finds what a lost notification was about."""
@@ -69,7 +71,7 @@ class Relay:
     """The work of the role `relay` for one service. `run` may be called again after it has ended."""
 
     def __init__(
-        self, store: EventStore, pool: Pool, dsn: str, servers: str, prefix: str, metrics: Metrics, *,
+        self, store: EventStore, pool: Pool, dsn: str, servers: Servers, prefix: str, metrics: Metrics, *,
         figures: Callable[[], Mapping[str, Mapping[str, int]]] = dict, reads: Callable[[], Mapping[str, Any] | None] = lambda: None,
         publish: Publish | None = None,
     ) -> None:  # fmt: skip
@@ -135,7 +137,7 @@ class Relay:
             except TRANSIENT as error:
                 cause = type(error).__name__
                 self._metrics.retries_total.labels(cause).inc()
-                reason = str(error) if isinstance(error, kafka.TopicsError) else None
+                reason = str(error) if isinstance(error, (kafka.TopicsError, AccessError)) else None
                 _log.warning("relay_looks_again", error=cause, topic=self._topic, reason=reason)
                 self._forget()
                 await self._publisher.drop(cause)

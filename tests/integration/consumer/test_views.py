@@ -30,6 +30,7 @@ from shared.consumer.waits import Waits
 from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.registration import ConsentGiven, VolunteerRegistered
 from shared.contracts.topics import EVENTS, UPCASTERS
+from shared.credentials import addresses
 from shared.errors import LeifengError
 from shared.eventstore.store import ensure_log, open_store
 from shared.postgres import Connection, connect
@@ -282,7 +283,7 @@ async def test_a_worker_goes_on_in_the_read_models_that_were_swapped_in_and_a_re
 ) -> None:
     """What was built stands further than the worker did, which had not read the third record yet."""
     messages = [registered(rebuilt.log, base, str(number)) for number in (2, 3, 4)]
-    await publish(rebuilt.setting.kafka.servers, rebuilt.topic, messages)
+    await publish(addresses(rebuilt.setting.kafka.servers), rebuilt.topic, messages)
     [part] = [each for each in parts(rebuilt.setting) if each.source == "registration"]
     worker = Consumer(part, base.pool, base.metrics)
     await worker.begin()
@@ -290,7 +291,7 @@ async def test_a_worker_goes_on_in_the_read_models_that_were_swapped_in_and_a_re
     assert await rebuild(rebuilt.work, asyncio.Event())
     assert await base.applied("views", "registration") == 3
     late = registered(rebuilt.log, base, "5")
-    await publish(rebuilt.setting.kafka.servers, rebuilt.topic, [late])
+    await publish(addresses(rebuilt.setting.kafka.servers), rebuilt.topic, [late])
     assert await worker.take([messages[2], late]) is False
     assert worker.position == 4
     assert await numbers(rebuilt, "views_2.volunteer") == ["2", "3", "4", "5"]
@@ -307,7 +308,7 @@ async def test_a_worker_goes_on_in_the_read_models_that_were_swapped_in_and_a_re
 async def test_read_models_of_other_definitions_stand_still_until_they_are_rebuilt(base: Base, rebuilt: Rebuilt) -> None:
     """The worker of a new release waits, and goes on by itself after the rebuild; only the old release rolls back."""
     work, setting, log, tables = rebuilt.work, rebuilt.setting, rebuilt.log, rebuilt.tables
-    owner, servers, topic = work.owner, setting.kafka.servers, rebuilt.topic
+    owner, servers, topic = work.owner, addresses(setting.kafka.servers), rebuilt.topic
     await publish(servers, topic, [registered(log, base, str(number)) for number in (2, 3)])
     changed = base.metrics.projection_definition_changed._value
 

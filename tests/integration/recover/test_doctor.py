@@ -60,9 +60,10 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         ).code == 0
         healthy = await site.run("doctor")
         assert healthy.code == 0, healthy.out
-        assert {line.level for line in findings(healthy).values()} == {"ok"}, healthy.out
+        assert {what for what, line in findings(healthy).items() if line.level != "ok"} == {"rights"}, healthy.out
+        assert findings(healthy)["rights"].text.startswith("Kafka asks nobody who they are")
         assert list(findings(healthy)) == [
-            "migrations", "read models", "log", "roles", "parked keys", "consumers", "topics", "topic", "heads", "clocks", "keys",
+            "migrations", "read models", "log", "roles", "parked keys", "consumers", "rights", "topics", "topic", "heads", "clocks", "keys",
             "escrow", "erasures", "reads", "durability", "disk", "grants",
         ]  # fmt: skip
 
@@ -95,7 +96,8 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
     found = findings(spoiled)
     assert {what: line.level for what, line in found.items()} == {
         "migrations": "bad", "read models": "warn", "log": "warn", "roles": "warn", "parked keys": "warn", "consumers": "bad",
-        "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "escrow": "warn", "erasures": "ok", "reads": "ok",
+        "rights": "warn", "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "escrow": "warn",
+        "erasures": "ok", "reads": "ok",
         "durability": "bad", "disk": "bad", "grants": "bad",
     }  # fmt: skip
     assert "0002_decisions_are_appended_in_one_call.sql has not been applied" in found["migrations"].text
