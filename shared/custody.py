@@ -12,12 +12,13 @@ from typing import Annotated, Final
 
 import typer
 
+from shared.followed import REREAD_SECONDS
 from shared.migrate import roles_of
 from shared.operating import By, Reason, Run, with_owner
 from shared.postgres import Connection, Pool, open_pool
 from shared.privacy import KeyEncryptionError, PersonalKeys
 from shared.privacy.escrow import EscrowError, join, split
-from shared.privacy.keyfile import REREAD_SECONDS, KeyFile, KeyRing, name_of, read_ring, write_ring, write_secret
+from shared.privacy.keyfile import KeyFile, KeyRing, name_of, read_ring, write_ring, write_secret
 from shared.settings import Settings, SettingsError
 from shared.states import Because, StateError, note
 

@@ -8,12 +8,11 @@ import binascii
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
-from time import monotonic, time
+from time import time
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from pydantic_core import from_json
 
+from shared.followed import Followed
 from shared.http.problems import ProblemError
 from shared.permissions import Role
 
@@ -32,8 +32,6 @@ TOKEN_BYTES_MAX: Final = 8 * 1024
 LIFETIME_SECONDS_MAX: Final = 15 * 60
 LEEWAY_SECONDS: Final = 30
 UNIT_CHARACTERS_MAX: Final = 100
-KEYS_REREAD_SECONDS: Final = 5.0
-"""The JWKS file is looked at again at most this often; a rotated key counts without a restart."""
 TOKENS_KEPT_MAX: Final = 10_000
 """Verified tokens that are known again by their hash; of more, those not used for longest are verified anew."""
 
@@ -169,34 +167,11 @@ def acting(role: Any, unit: Any) -> tuple[Role, str]:
 
 def own_issuer(keys_file: Path, name: str) -> Issuer:
     """The installation's own issuer: public keys in a JWKS file, `sub` a person's id. Raises OSError, ValueError, JoseError."""
-    return Issuer(name, KeyFile(keys_file).current, AUDIENCE, ALGORITHMS, UUID, names_roles=True)
+    return Issuer(name, Followed(keys_file, _key_set, ValueError, JoseError).current, AUDIENCE, ALGORITHMS, UUID, names_roles=True)
 
 
-class KeyFile:
-    """A JWKS file, read again when it has changed."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._keys = self._read()
-        self._stamp = self._changed_at()
-        self._looked_at = monotonic()
-
-    def current(self) -> KeySet:
-        """The keys as they are now."""
-        if monotonic() - self._looked_at > KEYS_REREAD_SECONDS:
-            self._looked_at = monotonic()
-            # A file that is just being replaced, or is broken, leaves the keys as they were until the next look.
-            with suppress(OSError, ValueError, JoseError):
-                stamp = self._changed_at()
-                if stamp != self._stamp:
-                    self._keys, self._stamp = self._read(), stamp
-        return self._keys
-
-    def _read(self) -> KeySet:
-        return KeySet.import_key_set(from_json(self._path.read_bytes()))
-
-    def _changed_at(self) -> int:
-        return self._path.stat().st_mtime_ns
+def _key_set(path: Path) -> KeySet:
+    return KeySet.import_key_set(from_json(path.read_bytes()))
 
 
 def _said_issuer(token: str) -> str:

@@ -12,17 +12,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from time import monotonic
-from typing import Final
 
-from shared import logs
+from shared.followed import Followed
 from shared.privacy.ciphers import KEY_BYTES
 from shared.settings import SettingsError, check_closed
-
-REREAD_SECONDS: Final = 5.0
-"""The file is looked at again at most this often; at once, when something was wrapped by a key that is not known."""
-
-_log = logs.logger()
 
 
 @dataclass(frozen=True)
@@ -123,33 +116,13 @@ class KeyFile:
     """A key file that is followed while a process runs. Raises SettingsError when it cannot be read at the start."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp = self._changed_at()
-        self._ring = read_ring(path)
-        self._looked_at = monotonic()
+        self._file = Followed(path, read_ring, SettingsError)
 
     @property
     def ring(self) -> KeyRing:
         """The keys as the file holds them, seconds old at most."""
-        if monotonic() - self._looked_at > REREAD_SECONDS:
-            self.look()
-        return self._ring
+        return self._file.current()
 
     def look(self) -> KeyRing:
         """The keys as the file holds them now. One that is broken, or just being replaced, leaves them as they were."""
-        self._looked_at = monotonic()
-        try:
-            stamp = self._changed_at()
-            if stamp != self._stamp:
-                self._ring, self._stamp = read_ring(self._path), stamp
-                _log.info("key_file_read_again", state=name_of(self._ring.current))
-        except (OSError, SettingsError) as error:
-            _log.error("key_file_unreadable", error=type(error).__qualname__)
-        return self._ring
-
-    def _changed_at(self) -> tuple[int, int]:
-        try:
-            status = self._path.stat()
-        except OSError as error:
-            raise SettingsError(f"{self._path.name} holds no key: {type(error).__name__}") from None
-        return status.st_mtime_ns, status.st_ino
+        return self._file.look()

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey
 
+from shared import followed
 from shared.http import auth
 from shared.http.auth import Authenticator, Caller, own_issuer
 from shared.http.problems import ProblemError
@@ -175,7 +176,7 @@ def test_an_edwards_key_counts_as_well(tmp_path: Path) -> None:
 def test_a_rotated_key_counts_without_a_restart_and_a_broken_file_changes_nothing(
     authenticator: Authenticator, keys_file: Path, key: ECKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "KEYS_REREAD_SECONDS", 0.0)
+    monkeypatch.setattr(followed, "REREAD_SECONDS", 0.0)
     keys_file.write_text("not json")
     assert authenticator.caller(f"Bearer {signed(key)}").person_id == PERSON
     fresh = ECKey.generate_key("P-256", {"kid": "two"}, private=True)
@@ -201,7 +202,7 @@ def test_a_token_that_is_known_is_refused_once_its_time_is_over(keys_file: Path,
 def test_a_token_that_is_known_is_refused_once_its_key_was_taken_out(
     authenticator: Authenticator, keys_file: Path, key: ECKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "KEYS_REREAD_SECONDS", -1.0)
+    monkeypatch.setattr(followed, "REREAD_SECONDS", -1.0)
     header = f"Bearer {signed(key)}"
     authenticator.caller(header)
     other = ECKey.generate_key("P-256", {"use": "sig", "alg": "ES256", "kid": "two"}, private=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import followed as reading
 from shared.privacy import keyfile
 from shared.privacy.keyfile import KeyFile, name_of, parse_ring, read_ring, ring_of, write_ring
 from shared.settings import SettingsError
@@ -60,7 +61,7 @@ def test_no_key_is_in_what_is_shown_of_a_ring() -> None:
 
 
 def test_a_changed_file_is_read_again_and_a_broken_one_leaves_the_keys_as_they_were(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyfile, "REREAD_SECONDS", 0.0)
+    monkeypatch.setattr(reading, "REREAD_SECONDS", 0.0)
     followed = KeyFile(file)
     ring = followed.ring.with_new()
     write_ring(file, ring)
