@@ -205,6 +205,7 @@ _ABSENCES: Final = (
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.exceptions.PostgresSystemError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,  # A primary that has just become a standby.
+    asyncpg.exceptions.InvalidAuthorizationSpecificationError,  # A password that is being changed.
 )
 
 
