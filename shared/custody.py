@@ -107,7 +107,7 @@ async def _new(connection: Connection, settings: Settings, because: Because) -> 
     was = read_ring(settings.key_file)
     ring = was.with_new()
     async with connection.transaction():
-        await note(connection, because, "key-encryption key", name_of(was.current), name_of(ring.current))
+        await note(connection, because, "key-encryption key in use", name_of(was.current), name_of(ring.current))
         _write(settings.key_file, ring)
     typer.echo(f"{settings.key_file.name} holds {_names(ring)}: bring it to every machine of this service, then `keys rewrap`")
 
@@ -127,7 +127,7 @@ async def _rewrap(connection: Connection, settings: Settings, because: Because) 
             raise StateError(f"after {total} keys: {error} `keys status` says which key is missing") from None
     if total:
         async with connection.transaction():
-            await note(connection, because, "persons' keys", "wrapped by others", f"{total} wrapped by {name_of(ring.current)}")
+            await _note(connection, because, "persons' keys", "wrapped by others", f"{total} wrapped by {name_of(ring.current)}")
     typer.echo(f"{total} persons' keys are wrapped anew; all are wrapped by {name_of(ring.current)} and {settings.cipher}")
 
 
@@ -144,7 +144,8 @@ async def _retire(connection: Connection, settings: Settings, because: Because) 
     if not gone:
         raise StateError("every key of the file still wraps something: `keys rewrap` first" if len(ring.keys) > 1 else "there is one key")
     async with connection.transaction():
-        await note(connection, because, "key-encryption key", ", ".join(gone), "retired")
+        for name in gone:
+            await _note(connection, because, f"key-encryption key {name}", "opens", "retired")
         _write(settings.key_file, KeyRing(kept, ring.index_key, ring.fingerprint_key))
     typer.echo(f"retired {', '.join(gone)}: do the same on every machine, and destroy their escrow when no backup needs them any more")
 
@@ -161,10 +162,16 @@ async def _split(
     halves = split(service, ring, custodians, datetime.now(UTC).date())
     async with connection.transaction():
         await connection.execute(_INSERT_ESCROW, name_of(ring.current), *custodians)
-        await note(connection, because, "key-encryption key", name_of(ring.current), f"in escrow with {' and '.join(custodians)}")
+        await _note(connection, because, f"escrow of {name_of(ring.current)}", "nobody", " and ".join(custodians))
         for file, half in zip(files, halves, strict=True):
             write_secret(file, half.text())
     typer.echo(f"{_names(ring)}: {files[0].name} is for {custodians[0]}, {files[1].name} for {custodians[1]}; take them off this machine")
+
+
+async def _note(connection: Connection, because: Because, subject: str, at_first: str, becomes: str) -> None:
+    """One more change of `subject`, from what the last one said: the changes of each are a chain, in which one that lacks is seen."""
+    was = await connection.fetchval(_STANDS, subject)
+    await note(connection, because, subject, was or at_first, becomes)
 
 
 def _write(path: Path, ring: KeyRing) -> None:
@@ -185,4 +192,5 @@ _WRAPPED: Final = """
     FROM keys.person WHERE wrapped IS NOT NULL GROUP BY wrapped_by ORDER BY wrapped_by
 """
 _ESCROW: Final = "SELECT DISTINCT ON (key) key, first_custodian, second_custodian, at FROM keys.escrow ORDER BY key, number DESC"
+_STANDS: Final = "SELECT becomes FROM es.log_change WHERE subject = $1 ORDER BY number DESC LIMIT 1"
 _INSERT_ESCROW: Final = "INSERT INTO keys.escrow (key, first_custodian, second_custodian) VALUES ($1, $2, $3)"

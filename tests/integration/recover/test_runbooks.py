@@ -16,7 +16,8 @@ from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import HOST, SUPERUSER, LocalPostgres, installed_programs
 from shared.postgres import ABSENT, connect
-from tests.integration.recover.conftest import SERVICE, Person, Ran, Site
+from shared.privacy.keyfile import name_of
+from tests.integration.recover.conftest import SERVICE, Person, Ran, Site, run
 
 RUNBOOKS = CHECKOUT / "deploy" / "runbooks"
 
@@ -342,7 +343,27 @@ async def test_the_key_is_rotated_under_running_processes_split_lost_and_put_tog
     assert re.search(r"ok    escrow: key \w{16} lies with 王一 and 李二", doctor)
     noted = await site.sql(SERVICE, "SELECT subject, reason FROM es.log_change WHERE reason = 'monthly rotation' ORDER BY number")
     subjects = [row["subject"] for row in noted]
-    assert subjects == ["key-encryption key", "persons' keys", "key-encryption key", "key-encryption key"]
+    old, new = (name_of(bytes.fromhex(each)) for each in (before, whole.split()[0]))
+    assert subjects == ["key-encryption key in use", "persons' keys", f"escrow of {new}", f"key-encryption key {old}"]
+
+
+async def test_what_is_noted_of_the_keys_is_a_chain_for_each_of_them_however_often_they_are_rotated(site: Site) -> None:
+    await site.adopt()
+    page = Runbook(site, "keys.md")
+    for turn in range(2):
+        assert (await site.register(site.person())).status_code == 200
+        for block in (1, 2, 3):
+            await page.follow(block)
+        halves = [str(site.folder / f"half-{turn}-{each}") for each in (1, 2)]
+        custodians = ("--first-custodian", f"甲{turn}", "--second-custodian", f"乙{turn}")
+        ran = await run(SERVICE, site.environment(SERVICE), "keys", "split", *halves, *custodians, "--reason", "a drill")
+        assert ran.code == 0, ran.out
+    stands: dict[str, str] = {}
+    changes = await site.sql(SERVICE, "SELECT subject, was, becomes FROM es.log_change ORDER BY number")
+    for row in changes:
+        assert stands.get(row["subject"], row["was"]) == row["was"], dict(row)
+        stands[row["subject"]] = row["becomes"]
+    assert len([each for each in changes if each["subject"] == "key-encryption key in use"]) >= 2
 
 
 async def live(site: Site, service: str) -> str:
