@@ -81,7 +81,7 @@ class Api:
     door: Door
     ready: Callable[[], Awaitable[bool]]
     now: Callable[[], Awaitable[datetime]]
-    fingerprint_key: bytes
+    fingerprint_key: bytes = field(repr=False)
     metrics: Metrics
     siblings: Mapping[str, str] = field(default_factory=dict)
     topic_prefix: str = ""

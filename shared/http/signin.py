@@ -6,7 +6,7 @@ the roles, within fifteen minutes at the latest even where nothing more is heard
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
@@ -45,7 +45,7 @@ class Client:
 
     provider: Provider
     id: str
-    secret: str | None
+    secret: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
