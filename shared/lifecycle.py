@@ -25,7 +25,11 @@ def stop_on_signals() -> asyncio.Event:
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> bool:
-    """Waits `seconds`, or less when `stop` is set meanwhile; whether it is set."""
+    """Waits `seconds`, or less when `stop` is set meanwhile; whether it is set. Others have their turn in any case.
+
+    A wait for what is there already gives no turn away: a loop that forgot to look at `stop` held up the very end of its process.
+    """
+    await asyncio.sleep(0)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -234,7 +234,7 @@ class Subscription:
 
     async def _secret_changed(self, made_with: Stamp) -> None:
         """Returns once a client would be told something else: this one goes on as long as its connections do, and no longer."""
-        while stamp(self._servers) == made_with:
+        while not self._stop.is_set() and stamp(self._servers) == made_with:
             await pause(self._stop, SECRET_SECONDS)
 
     async def _fetch(self, getmany: kafka.Fetch, *, timeout_ms: int, max_records: int) -> Mapping[Place, Sequence[ConsumerRecord]]:
