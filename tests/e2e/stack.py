@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -27,6 +26,7 @@ from shared.consumer.values import Reaction
 from shared.contracts.topics import SUBSCRIPTIONS
 from shared.eventstore.clock import travel_to
 from shared.postgres import connect
+from tests.forks.children import python, start
 from tests.loopback import NO_TLS
 
 READY_WITHIN_S = 30.0
@@ -149,7 +149,7 @@ class Stack:
         """
         said = [f"{person_id(str(person))}={role}@{unit}" for person, role, unit in who]
         run = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.registration", "grant", *said, cwd=CHECKOUT,
+            python(), "-m", "services.registration", "grant", *said, cwd=CHECKOUT,
             env={**os.environ, **self.environment("registration")}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         out, _ = await asyncio.wait_for(run.communicate(), 60)
@@ -205,8 +205,7 @@ class Stack:
 
     def _child(self, name: str, service: str, role: str) -> Child:
         log = self.folder / f"{name}.log"
-        command = [sys.executable, "-m", *self.program(service, role)]
-        return Child(name, command, log=log, environment={**os.environ, **self.environment(service)}, directory=CHECKOUT)
+        return start(name, *self.program(service, role), log=log, environment={**os.environ, **self.environment(service)})
 
     def program(self, service: str, role: str) -> Sequence[str]:
         """The module that a process runs, and its arguments."""

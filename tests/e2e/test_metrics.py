@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +16,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.local.children import Child, wait_for
+from deploy.local.children import wait_for
 from deploy.local.environment import HOST, SERVICES
 from deploy.local.kafka import free_ports
 from deploy.local.places import CHECKOUT
@@ -26,6 +25,7 @@ from shared.contracts.topics import SUBSCRIPTIONS
 from shared.metrics import DEFINITIONS, PREFIX
 from tests.e2e.stack import REACTIONS, Stack, command
 from tests.e2e.stage import UNIT, Stage, Volunteer, accepted, on
+from tests.forks.children import python, start
 from tests.loopback import NO_TLS
 
 PROCESSES: Final = [f"{service}-{role}" for service in SERVICES for role in ("api", "worker")]
@@ -80,13 +80,9 @@ async def seen(stack: Stack, holds: Callable[[Figures], bool]) -> bool:
 async def second_api(stack: Stack) -> AsyncIterator[str]:
     """Another api process of registration, beside the first one; its address."""
     [port] = free_ports(1)
-    child = Child(
-        "registration-api-2",
-        [sys.executable, "-m", "services.registration", "api"],
-        log=stack.folder / "registration-api-2.log",
-        environment={**os.environ, **stack.environment("registration"), "REGISTRATION_HTTP_PORT": str(port)},
-        directory=CHECKOUT,
-    )
+    environment = {**os.environ, **stack.environment("registration"), "REGISTRATION_HTTP_PORT": str(port)}
+    log = stack.folder / "registration-api-2.log"
+    child = start("registration-api-2", "services.registration", "api", log=log, environment=environment)
     url = f"http://{HOST}:{port}"
 
     def answers() -> bool:
@@ -331,7 +327,7 @@ async def test_what_an_operator_closes_and_pauses_is_shown_until_it_is_undone(st
     stack, path = stage.stack, f"/volunteers/{volunteer.id}/stars"
 
     def operate(*words: str) -> None:
-        asked = [sys.executable, "-m", "services.recognition", *words, "--reason", "a drill"]
+        asked = [python(), "-m", "services.recognition", *words, "--reason", "a drill"]
         environment = {**os.environ, **stack.environment("recognition")}
         done = subprocess.run(asked, env=environment, cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

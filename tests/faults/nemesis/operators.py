@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from datetime import date, timedelta
 from functools import partial
 
@@ -11,6 +10,7 @@ from deploy.local.places import CHECKOUT
 from tests.faults import world
 from tests.faults.nemesis.fault import BOTH, Fault, Scene
 from tests.faults.system import until
+from tests.forks.children import python
 
 COMMAND_WITHIN_S = 120.0
 PARKED_WITHIN_S = 30.0
@@ -20,7 +20,7 @@ async def operate(scene: Scene, service: str, *command: str) -> tuple[int, str]:
     """One of the service's commands, as an operator gives it: its exit code and what it said. Fails when it does not end in time."""
     environment = {**os.environ, **scene.cluster.environment(service)}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"services.{service}", *command,
+        python(), "-m", f"services.{service}", *command,
         cwd=CHECKOUT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:

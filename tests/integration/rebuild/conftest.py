@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from deploy.local.postgres import LocalPostgres
 from shared.digest import digest_of
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import UNIT, Activity, Stage, accepted, on, rows
+from tests.forks.children import start
 from tests.loopback import NO_TLS
 
 PEOPLE: Final = 60
@@ -46,9 +46,9 @@ class Operator:
     def start(self, service: str, *words: str) -> Child:
         """Begins a command."""
         name = f"{service}-operator-{uuid4().hex[:8]}"
-        command = [sys.executable, "-m", f"services.{service}", *words]
         environment = {**os.environ, **self.stack.environment(service)}
-        return Child(name, command, log=self.stack.folder / f"{name}.log", environment=environment, directory=self.checkout)
+        log = self.stack.folder / f"{name}.log"
+        return start(name, f"services.{service}", *words, log=log, environment=environment, directory=self.checkout)
 
     async def end(self, child: Child) -> Ran:
         """Waits for its end."""

@@ -24,6 +24,7 @@ from shared.clock import CIVIL_ZONE
 from shared.eventstore.clock import travel_to
 from shared.postgres import connect
 from tests.e2e.stack import Stack, command
+from tests.forks.children import python
 
 SERVICE = "registration"
 PROGRAMME = CHECKOUT / "deploy" / "sample" / "programme-2017.yaml"
@@ -166,8 +167,9 @@ class Site(Stack):
 
 async def run(service: str, environment: Mapping[str, str], *arguments: str, kill_at: str | None = None) -> Ran:
     """A service's command as typed, to its end."""
+    program = python() if kill_at is None else sys.executable  # What is killed is to be the process itself.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", f"services.{service}", *arguments, cwd=CHECKOUT, env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        program, "-m", f"services.{service}", *arguments, cwd=CHECKOUT, env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     assert process.stdout is not None

@@ -17,6 +17,7 @@ from deploy.local.places import CHECKOUT
 from deploy.local.postgres import HOST, SUPERUSER, LocalPostgres, installed_programs
 from shared.postgres import ABSENT, connect
 from shared.privacy.keyfile import name_of
+from tests.forks.children import python
 from tests.integration.recover.conftest import SERVICE, Person, Ran, Site, run
 
 RUNBOOKS = CHECKOUT / "deploy" / "runbooks"
@@ -63,7 +64,9 @@ def _environment(site: Site, service: str) -> dict[str, str]:
     lines = [f"{HOST}:*:*:{owner}:{site.keys.database_password(service)}", f"{HOST}:*:*:{SUPERUSER}:{site.postgres.password}"]
     passwords.write_text("\n".join(lines) + "\n", encoding="utf-8")
     passwords.chmod(0o600)
-    programs = os.pathsep.join([str(Path(sys.executable).parent), str(installed_programs()), os.environ["PATH"]])
+    programs = os.pathsep.join(
+        [str(Path(python()).parent), str(Path(sys.executable).parent), str(installed_programs()), os.environ["PATH"]]
+    )
     return {
         **os.environ, **site.environment(service), "PATH": programs, "PYTHONPATH": str(CHECKOUT), "PGHOST": HOST,
         "PGPORT": str(site.postgres.port), "PGUSER": owner, "PGDATABASE": owner, "PGPASSFILE": str(passwords), "ADMIN": SUPERUSER,

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
@@ -22,6 +21,7 @@ from shared.http.provider import Provider
 from shared.migrate import Roles
 from shared.postgres import open_pool
 from tests.e2e.stack import Stack, command
+from tests.forks.children import python
 from tests.integration.signin.browser import Browser
 from tests.loopback import NO_TLS
 
@@ -96,7 +96,7 @@ class Site(Stack):
     def typed_link(self, person: UUID) -> str:
         """The same, as an operator gets it."""
         done = subprocess.run(
-            [sys.executable, "-m", "services.registration", "sign-in-link", str(person)], cwd=CHECKOUT, timeout=60, check=True,
+            [python(), "-m", "services.registration", "sign-in-link", str(person)], cwd=CHECKOUT, timeout=60, check=True,
             env={**os.environ, **self.environment("registration")}, capture_output=True, text=True,
         )  # fmt: skip
         return done.stdout.strip().splitlines()[-1]
