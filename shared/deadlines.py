@@ -20,7 +20,7 @@ from shared.consumer.shell import FINAL, StoppedError, insist
 from shared.consumer.values import Consumers, system_actor
 from shared.errors import CallerError, DeterministicError, StreamConflictError
 from shared.eventstore.clock import ClockError
-from shared.http.api import Submit
+from shared.eventstore.submit import Submit
 from shared.lifecycle import pause
 from shared.metrics import Metrics
 from shared.postgres import Pool

@@ -39,7 +39,7 @@ from shared.consumer.shell import FINAL, StoppedError, insist, together
 from shared.consumer.values import DeadlineCleared, Deadlines, DeadlineSet, Fact, Fold, NotYetError, Reaction, system_actor
 from shared.contracts.topics import subscribed
 from shared.errors import BehindParkedError, CallerError, StreamConflictError, TransientError
-from shared.http.api import Submit
+from shared.eventstore.submit import Submit
 from shared.lifecycle import pause
 from shared.postgres import Connection
 

@@ -11,7 +11,7 @@ from shared.consumer.withdrawals import SOURCE
 from shared.contracts.topics import subscribed
 from shared.errors import NotCaughtUpError
 from shared.eventstore.values import EventStore
-from shared.http.door import Device
+from shared.http.devices import Device
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError
 from shared.http.query import Freshness

@@ -54,6 +54,27 @@ class Keys(Protocol):
         """The keyed blind index of a personal value."""
 
 
+class Submit(Protocol):
+    """`Commands.submit`: the one way in which anything changes the service."""
+
+    async def __call__(
+        self,
+        use_case: UseCase[Any, Any],
+        body: Any,
+        *,
+        ids: dict[str, UUID],
+        actor: Actor,
+        command_id: UUID,
+        fingerprint: bytes | None,
+        correlation_id: UUID,
+        causation_id: UUID | None,
+        traceparent: str | None,
+        if_match: int | None = None,
+        not_before: datetime | None = None,
+    ) -> Answer:
+        """Decides and appends, durably, before it answers. `not_before` is an instant that the caller has seen: now is no earlier."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Asking:
     """What stays the same over all tries of one command."""

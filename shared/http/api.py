@@ -4,14 +4,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
-from uuid import UUID
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from shared.application import UseCase
 from shared.contracts.event import Event, RefusalText
-from shared.eventstore.values import Answer, EventStore
+from shared.eventstore.submit import Submit
+from shared.eventstore.values import EventStore
 from shared.http.door import ROLE_CODES, Door
 from shared.http.forms import Forms
 from shared.http.positions import PositionToken
@@ -24,27 +24,6 @@ from shared.permissions import Actor, Role
 
 COMMANDS_IN_FLIGHT_MAX: Final = 200
 """Commands under way in one process; the next one is told to come back (429)."""
-
-
-class Submit(Protocol):
-    """`Commands.submit`: the one way in which anything changes the service."""
-
-    async def __call__(
-        self,
-        use_case: UseCase[Any, Any],
-        body: Any,
-        *,
-        ids: dict[str, UUID],
-        actor: Actor,
-        command_id: UUID,
-        fingerprint: bytes | None,
-        correlation_id: UUID,
-        causation_id: UUID | None,
-        traceparent: str | None,
-        if_match: int | None = None,
-        not_before: datetime | None = None,
-    ) -> Answer:
-        """Decides and appends, durably, before it answers. `not_before` is an instant that the caller has seen: now is no earlier."""
 
 
 class Waits(Protocol):

@@ -5,7 +5,7 @@ ends when that has been read, and what was never granted never counts.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -15,8 +15,9 @@ from starlette.datastructures import Headers
 
 from shared import logs
 from shared.http.auth import Authenticator, Caller, acting
+from shared.http.devices import Device
 from shared.http.problems import ProblemError
-from shared.networks import Address, Network, is_within
+from shared.networks import Address, is_within
 from shared.permissions import GRANTED, Actor, Role, judge
 
 ACTING_AS: Final = "acting-as"
@@ -31,20 +32,6 @@ ROLE_CODES: Final = frozenset({"role_not_allowed", "role_not_held", "role_withdr
 _log = logs.logger()
 
 _FURTHEST: Final = ("bureau", "unit", "own", "nothing")
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device that registration has given a key: whose it is, until when the key counts, and from where.
-
-    A key of before networks were asked for has none, and counts from anywhere.
-    """
-
-    device_id: UUID
-    unit: str
-    expires_at: datetime
-    is_revoked: bool = False
-    networks: tuple[Network, ...] = ()
 
 
 DEVICE_PREFIX: Final = "lfd_"

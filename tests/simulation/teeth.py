@@ -18,9 +18,8 @@ from shared.consumer.inbox import Reactor
 from shared.contracts.event import Refusal
 from shared.envelope import record_of
 from shared.errors import EnvelopeError
-from shared.eventstore.submit import Commands
+from shared.eventstore.submit import Commands, Submit
 from shared.eventstore.values import Answer
-from shared.http.api import Submit
 from shared.relay.readback import ReadBack
 from shared.relay.shell import PAGE_EVENTS_MAX, Relay
 from shared.relay.steps import chained

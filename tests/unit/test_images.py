@@ -99,3 +99,11 @@ def test_a_container_runs_as_nobody_in_particular_and_writes_nowhere() -> None:
             assert container["read_only"], name
             assert container["cap_drop"] == ["ALL"], name
             assert container["stop_grace_period"] == "45s", name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_command_loads_nothing_of_what_only_serving_needs(service: str) -> None:
+    code = f"import sys, services.{service}.main; print({{'fastapi', 'faststream', 'httpx', 'joserfc', 'openpyxl'}} & sys.modules.keys())"
+    said = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True)
+
+    assert said.stdout == "set()\n"

@@ -18,8 +18,7 @@ from shared.contracts.event import Event, Refusal
 from shared.envelope import Stream
 from shared.errors import InvariantError
 from shared.eventstore.store import PostgresStore, ensure_log, open_store
-from shared.eventstore.submit import Commands
-from shared.http.api import Submit
+from shared.eventstore.submit import Commands, Submit
 from shared.postgres import Pool, connect
 from tests.integration.consumer.conftest import Base
 from tests.integration.consumer.log import CODEC, Counted, part

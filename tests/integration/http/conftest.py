@@ -29,7 +29,8 @@ from shared.eventstore.values import Answer, AppendRequest, AppendResult, Head
 from shared.http.api import Api
 from shared.http.app import build_app
 from shared.http.auth import Authenticator, own_issuer
-from shared.http.door import Device, Door, Roles
+from shared.http.devices import Device
+from shared.http.door import Door, Roles
 from shared.http.forms import Forms
 from shared.http.positions import PositionToken
 from shared.http.problems import ProblemError

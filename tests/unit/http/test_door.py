@@ -18,7 +18,8 @@ from starlette.datastructures import Headers
 from structlog.testing import capture_logs
 
 from shared.http.auth import Authenticator, own_issuer
-from shared.http.door import DEVICE_KEY_CHARACTERS, Device, Door, Roles
+from shared.http.devices import Device
+from shared.http.door import DEVICE_KEY_CHARACTERS, Door, Roles
 from shared.http.problems import ProblemError
 from shared.http.rates import Rates
 from shared.permissions import Actor, Role
