@@ -3,13 +3,14 @@
 import argparse
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from time import monotonic
 
-from tests.simulation.run import simulate
+from tests.simulation.run import seldom, simulate
 
 
 def main() -> int:
-    """0 when every promise was kept, 1 when a seed has broken one."""
+    """0 when every promise was kept, 1 when a seed has broken one, or what the seeds are for did not happen."""
     asked = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     asked.add_argument("--seeds", type=int, default=1_000, help="how many")
     asked.add_argument("--from", type=int, default=1, dest="first", help="the first one")
@@ -24,22 +25,24 @@ def main() -> int:
 
 def _many(seeds: range) -> int:
     happened, failed, events, began, told_at = Counter[str](), list[int](), 0, monotonic(), monotonic()
-    for seed in seeds:
-        outcome = simulate(seed)
-        happened.update(outcome.happened)
-        events += outcome.events
-        if outcome.failures:
-            failed.append(seed)
-            print(f"seed {seed}: {outcome.failures[0]}", flush=True)
-        if monotonic() - told_at > 10.0 and sys.stdout.isatty():
-            told_at = monotonic()
-            print(f"{seed - seeds.start + 1:,} of {len(seeds):,} seeds", file=sys.stderr)
+    with ProcessPoolExecutor() as pool:
+        for outcome in pool.map(simulate, seeds, chunksize=10):
+            happened.update(outcome.happened)
+            events += outcome.events
+            if outcome.failures:
+                failed.append(outcome.seed)
+                print(f"seed {outcome.seed}: {outcome.failures[0]}", flush=True)
+            if monotonic() - told_at > 10.0 and sys.stdout.isatty():
+                told_at = monotonic()
+                print(f"{outcome.seed - seeds.start + 1:,} of {len(seeds):,} seeds", file=sys.stderr)
     seconds = monotonic() - began
     print("\n".join(f"{count:9,} {name}" for name, count in sorted(happened.items())))
     print(f"{len(seeds):,} seeds, {events:,} events in {seconds:.1f} s ({1000 * seconds / len(seeds):.1f} ms a seed); {len(failed)} failed")
     if failed:
         print(f"again, with a trace: python -m tests.simulation --seed {failed[0]}")
-    return 1 if failed else 0
+    if lacking := seldom(happened, len(seeds)):
+        print(f"too seldom: {lacking}")
+    return 1 if failed or lacking else 0
 
 
 if __name__ == "__main__":

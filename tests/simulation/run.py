@@ -21,6 +21,39 @@ from tests.simulation.world import PEACE_SECONDS_MAX, Service, World
 Say = Callable[[str], None]
 
 
+SITUATIONS: Final = (
+    "crashed before",
+    "crashed after",
+    "lost before",
+    "lost after",
+    "slow",
+    "sleeps",
+    "late page",
+    "second owner",
+    "fenced",
+    "gap",
+    "published again",
+    "topic wiped",
+    "topic deleted",
+    "tail cut",
+    "record withheld",
+    "bad copy",
+    "page repeated",
+    "stranger between",
+    "database restarted",
+    "clock stepped",
+    "clock strobing",
+    "parked",
+    "parked behind",
+    "refused",
+    "unknown",
+    "answered from before",
+    "waited for another log",
+    "closed in time",
+)
+"""What must have happened in many seeds, or they have shown nothing."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run has shown: broken promises, which should be none; accidents and situations, how often; and its fingerprint."""
@@ -31,6 +64,11 @@ class Outcome:
     events: int
     seconds: float
     fingerprint: str
+
+
+def seldom(happened: Counter[str], seeds: int) -> dict[str, int]:
+    """The situations that came in fewer than one of fifty seeds, and how often."""
+    return {name: happened[name] for name in SITUATIONS if 50 * happened[name] < seeds}
 
 
 def simulate(seed: int, say: Say | None = None) -> Outcome:

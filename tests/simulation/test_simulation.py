@@ -1,4 +1,4 @@
-"""A thousand seeds for every run of the tests; many more by command: `make simulate SEEDS=100000`."""
+"""Two hundred seeds for every run of the tests, a thousand in CI; many more by command: `make simulate SEEDS=100000`."""
 
 import subprocess
 import sys
@@ -6,43 +6,10 @@ from collections import Counter
 
 import pytest
 
-from tests.simulation.run import Outcome, simulate
+from tests.simulation.run import Outcome, seldom, simulate
 
-BLOCKS = range(10)
-SEEDS_IN_BLOCK = 100
-
-SITUATIONS = (
-    "crashed before",
-    "crashed after",
-    "lost before",
-    "lost after",
-    "slow",
-    "sleeps",
-    "late page",
-    "second owner",
-    "fenced",
-    "gap",
-    "published again",
-    "topic wiped",
-    "topic deleted",
-    "tail cut",
-    "record withheld",
-    "bad copy",
-    "page repeated",
-    "stranger between",
-    "database restarted",
-    "clock stepped",
-    "clock strobing",
-    "parked",
-    "parked behind",
-    "refused",
-    "unknown",
-    "answered from before",
-    "waited for another log",
-    "closed in time",
-)
-"""What must have happened in a thousand seeds, or they have shown nothing."""
-
+BLOCKS = range(4)
+SEEDS_IN_BLOCK = 50
 
 played: dict[int, Outcome] = {}
 """What came of each seed, once it was played."""
@@ -64,7 +31,7 @@ def test_every_promise_is_kept_whatever_the_seed(block: int) -> None:
 
 def test_what_the_simulation_is_for_has_happened() -> None:
     happened = sum((outcome_of(seed).happened for seed in range(1, len(BLOCKS) * SEEDS_IN_BLOCK + 1)), Counter[str]())
-    assert {name: happened[name] for name in SITUATIONS if happened[name] < 20} == {}
+    assert seldom(happened, len(BLOCKS) * SEEDS_IN_BLOCK) == {}
 
 
 def test_the_same_seed_is_the_same_run_also_in_another_process() -> None:
