@@ -34,7 +34,11 @@ async def clients(system: System) -> AsyncIterator[Clients]:
     await system.ready(*names)
     await system.travel(at(date(2017, 1, 3), "09:00"))
     made = Clients(system, SEED, unit=UNIT)
-    await world.adopt_programme(made)
+    programme = await world.adopt_programme(made)
+    day = date(2017, 1, 20)
+    await world.publish(
+        made, programme, at(day, "09:00"), at(day, "11:00"), capacity=1, wait_list_max=0
+    )  # Waits until the units are known.
     yield made
     await made.close()
 
