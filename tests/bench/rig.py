@@ -133,7 +133,7 @@ async def hours(place: Place, entries: int, *processes: str) -> AsyncIterator[Ri
     """Migrates, seeds a policy and entries, starts the processes (the two of hours if none is named), waits until hours has followed."""
     folder = place.folder / f"stack-{uuid4().hex[:8]}"
     folder.mkdir(parents=True)
-    stack = Stack(folder, place.postgres, place.kafka)
+    stack = Stack(folder, place.postgres, place.kafka, forked=False)
     stack.migrate()
     try:
         async with place.opened(stack.dsn("hours")) as log:

@@ -215,7 +215,7 @@ async def idle(place: Place, effort: Effort) -> Outcome:
     seconds = 4.0 if effort.small else IDLE_SECONDS
     folder = place.folder / f"stack-{uuid4().hex[:8]}"
     folder.mkdir(parents=True)
-    stack = Stack(folder, place.postgres, place.kafka)
+    stack = Stack(folder, place.postgres, place.kafka, forked=False)
     stack.migrate()
     try:
         stack.start()

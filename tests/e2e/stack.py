@@ -41,7 +41,7 @@ REACTIONS: Mapping[str, Sequence[Reaction[Any]]] = {
 class Stack:
     """The three services, each an api and a worker. `name` of a process is `hours-api`, `hours-worker` and so on."""
 
-    def __init__(self, folder: Path, postgres: LocalPostgres, kafka: LocalKafka, *, clock: str = "system") -> None:
+    def __init__(self, folder: Path, postgres: LocalPostgres, kafka: LocalKafka, *, clock: str = "system", forked: bool = True) -> None:
         self.folder = folder
         self.keys = Keys(folder / "secrets")
         self.postgres = postgres
@@ -56,6 +56,7 @@ class Stack:
             worker=dict(zip(SERVICES, ports[3:], strict=True)),
         )
         self.clock = clock
+        self._forked = forked  # What is measured of a process is to be measured of one that begins as it does at work.
         self.suffix = f"_{uuid4().hex[:10]}"
         self.processes: dict[str, Child] = {}
         for service in SERVICES:
@@ -205,7 +206,8 @@ class Stack:
 
     def _child(self, name: str, service: str, role: str) -> Child:
         log = self.folder / f"{name}.log"
-        return start(name, *self.program(service, role), log=log, environment={**os.environ, **self.environment(service)})
+        environment = {**os.environ, **self.environment(service)}
+        return start(name, *self.program(service, role), log=log, environment=environment, forked=self._forked)
 
     def program(self, service: str, role: str) -> Sequence[str]:
         """The module that a process runs, and its arguments."""

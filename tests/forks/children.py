@@ -60,9 +60,17 @@ def python() -> str:
     return str(program)
 
 
-def start(name: str, module: str, *arguments: str, log: Path, environment: Mapping[str, str], directory: Path = CHECKOUT) -> Child:
+def start(
+    name: str,
+    module: str,
+    *arguments: str,
+    log: Path,
+    environment: Mapping[str, str],
+    directory: Path = CHECKOUT,
+    forked: bool = True,
+) -> Child:
     """A process of a module: forked, or where that is not the same (other code, another clock) begun as Python begins."""
-    if directory == CHECKOUT and not any(each.startswith("clock=") for each in arguments):
+    if forked and directory == CHECKOUT and not any(each.startswith("clock=") for each in arguments):
         return Forked(name, module, *arguments, log=log, environment=environment)
     return Child(name, [sys.executable, "-m", module, *arguments], log=log, environment=environment, directory=directory)
 
