@@ -32,6 +32,8 @@ FETCH_MILLISECONDS: Final = 1000
 REST_MILLISECONDS: Final = 20
 """FastStream sleeps so long after a fetch that found nothing, and would wait no longer for one."""
 COMMIT_SECONDS_MAX: Final = 1.0
+TELL_SECONDS: Final = 1.0
+"""How old the offset may be that Kafka knows: each commit is work for the broker, and after each small batch a tenth of a worker's own."""
 CONNECT_SECONDS_MAX: Final = 20.0
 CLOSE_SECONDS_MAX: Final = 6.0
 GRACE_SECONDS: Final = 3.0
@@ -146,6 +148,7 @@ class Subscription:
         self._failed: asyncio.Future[Any]
         self._read_to = 0
         self._gap = False
+        self._untold = False
         self._reread_for: int | None = None
 
     async def run(self) -> None:
@@ -196,6 +199,7 @@ class Subscription:
         stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
         looking: asyncio.Future[Any] | None = None
         changed: asyncio.Future[Any] | None = None
+        telling: asyncio.Future[Any] | None = None
         try:
             starting = asyncio.ensure_future(self._start(broker))
             await asyncio.wait({starting, stopped}, timeout=CONNECT_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
@@ -214,14 +218,16 @@ class Subscription:
             self._read_to, self._gap = offset, False
             looking = asyncio.ensure_future(self._look_again())
             changed = asyncio.ensure_future(self._secret_changed(made_with))
+            telling = asyncio.ensure_future(self._keep_telling())
             await asyncio.wait([stopped, self._failed, looking, changed], return_when=asyncio.FIRST_COMPLETED)
             if self._failed.done():
                 self._failed.result()
         finally:
             stopped.cancel()
-            for task in (looking, changed):
+            for task in (looking, changed, telling):
                 if task is not None:
                     task.cancel()
+            await self._commit()
             self._consumer = None
             with suppress(KafkaError, OSError, TimeoutError, ExceptionGroup):
                 await asyncio.wait_for(broker.stop(), CLOSE_SECONDS_MAX)
@@ -283,9 +289,19 @@ class Subscription:
             seconds = min(2 * seconds, LOOK_AGAIN_SECONDS_MAX)
 
     async def _tell_kafka(self) -> None:
-        """For lag tools only; a failure costs nothing."""
-        with suppress(KafkaError, OSError, TimeoutError, AttributeError):
-            await asyncio.wait_for(self._consumer.commit({self._place: self._reader.offset}), COMMIT_SECONDS_MAX)
+        """For lag tools only: soon enough, and a failure costs nothing."""
+        self._untold = True
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_SECONDS)
+            await self._commit()
+
+    async def _commit(self) -> None:
+        if self._untold and self._consumer is not None:
+            self._untold = False
+            with suppress(KafkaError, OSError, TimeoutError, AttributeError):
+                await asyncio.wait_for(self._consumer.commit({self._place: self._reader.offset}), COMMIT_SECONDS_MAX)
 
     async def caught_up(self) -> None:
         """Until this reader has read to the end offset that the broker gives now. Raises StoppedError."""
