@@ -13,9 +13,9 @@ from schemathesis.checks import not_a_server_error
 from deploy.local.environment import SERVICES, base_url
 from tests.e2e.stage import Stage
 
-EACH: Final = 8
+EACH: Final = 5
 """Requests of one operation, right and wrong ones."""
-WALKS: Final = 12
+WALKS: Final = 8
 STEPS: Final = 8
 """Requests of one walk. Bounded, so that the whole takes about a minute; the seed is the same each time."""
 AWAY: Final = 503
