@@ -39,6 +39,11 @@ class Keys:
         """The role that owns a service's database."""
         return self._kept(f"postgres-{service}", secrets.token_hex(24))
 
+    def database_password_file(self, service: str) -> Path:
+        """Where that is kept."""
+        self.database_password(service)
+        return self._directory / f"postgres-{service}"
+
     def login_file(self, login: str) -> Path:
         """Where the password of an SQL login is kept; the service's command `logins add` writes it."""
         return self._directory / f"postgres-login-{login}"

@@ -2,6 +2,7 @@
 and people who only read."""
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -10,12 +11,15 @@ from uuid import UUID, uuid4, uuid5
 from tests.faults import world
 from tests.faults.clients import Asked, Clients
 from tests.faults.invariants import need
-from tests.faults.world import BUREAU, KIOSK, LEADER
+from tests.faults.model import Erased
+from tests.faults.world import BUREAU, DEPUTY, KIOSK, LEADER
 
 IDLE = 6
 """Volunteers who never serve."""
 IDLE_FROM = 5000
 """Their numbers."""
+NEW_FROM = 9000
+"""The numbers of those who register while faults strike."""
 HOLDERS = 40
 """People who are given roles."""
 READ_EVERY_S = 1.0
@@ -38,13 +42,42 @@ class Clerks:
         self.roles: dict[UUID, bool] = {}
         self.named: dict[UUID, bool] = {}
         self.registered: dict[UUID, Asked] = {}
+        """The idle, for whom something is asked again and again."""
+        self.erased: dict[UUID, Erased] = {}
+        self._new = itertools.count(NEW_FROM)
 
     async def begin(self, programme: Asked) -> None:
         """The idle register."""
+        self.programme = programme
         numbers = range(IDLE_FROM, IDLE_FROM + IDLE)
         registered = await asyncio.gather(*(world.register(self.clients, number, programme) for number in numbers))
         self.registered = dict(zip(map(world.volunteer, numbers), registered, strict=True))
         self.named = dict.fromkeys(self.registered, False)
+
+    async def register(self, with_number_of: int | None = None) -> int:
+        """One more registers, under a name of their own, and is left alone after that; their number."""
+        number = next(self._new)
+        asked = await world.register(
+            self.clients, number, self.programme, name=world.name_of_their_own(number), with_number_of=with_number_of
+        )
+        assert asked.accepted, asked
+        self.named[world.volunteer(number)] = False
+        return number
+
+    async def ask_for_erasure(self, number: int) -> Asked:
+        """Somebody who has a name of their own wants it forgotten, and says so under it."""
+        who, reason = world.volunteer(number), world.name_of_their_own(number)
+        asked = await self.clients.ask("registration", who, "volunteer", f"/volunteers/{who}/erasure", {"reason": reason})
+        assert asked.types == ["erasure_requested"], asked
+        return asked
+
+    async def erase(self, number: int) -> Asked:
+        """The second person approves what was asked for."""
+        who = world.volunteer(number)
+        asked = await self.clients.ask("registration", *DEPUTY, f"/volunteers/{who}/erasure/approve", {})
+        assert asked.types == ["volunteer_deregistered", "personal_data_erased"], asked
+        self.erased[who] = Erased(who, world.name_of_their_own(number), world.id_number(number))
+        return asked
 
     async def work(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Fails with the first answer that should have been another."""
@@ -72,7 +105,7 @@ class Clerks:
 
     async def _consent(self) -> None:
         """To be named: agreed to, and taken back."""
-        who = self.random.choice(list(self.named))
+        who = self.random.choice(list(self.registered))
         gives = not self.named[who]
         path = f"/volunteers/{who}/consents" + ("" if gives else "/withdraw")
         body = {"consent": "be_named"} | ({"text_version": "2017-1"} if gives else {})

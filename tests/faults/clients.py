@@ -180,6 +180,10 @@ class Clients:
             self._tokens[who] = (monotonic(), token)
         return {"Authorization": token}
 
+    def sign_in_again(self) -> None:
+        """Everybody takes a new token before they ask for anything more."""
+        self._tokens.clear()
+
     async def ask(
         self,
         service: str,

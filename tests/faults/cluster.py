@@ -54,9 +54,11 @@ class Cluster(System):
     def environment(self, service: str) -> dict[str, str]:
         """The settings of one service, and of one process while it is made: that one connects through its own edges."""
         settings = super().environment(service)
-        if edge := self.proxies.get(f"{self._being_made}/postgres"):
-            dsn = settings[f"{service.upper()}_POSTGRES_DSN"]
-            settings[f"{service.upper()}_POSTGRES_DSN"] = dsn.replace(f":{self.server(service).port}/", f":{edge.port}/")
+        edge = self.proxies.get(f"{self._being_made}/postgres")
+        port, database = edge.port if edge else self.server(service).port, self.database(service)
+        settings[f"{service.upper()}_POSTGRES_DSN"] = f"postgresql://{database}@{HOST}:{port}/{database}"
+        settings[f"{service.upper()}_POSTGRES_PASSWORD_FILE"] = str(self.keys.database_password_file(service))
+        if edge:
             brokers = [self.proxies[f"{service}/kafka-{node}"] for node in range(len(self.kafka.nodes))]
             settings[f"{service.upper()}_KAFKA_SERVERS"] = ",".join(f"{HOST}:{each.port}" for each in brokers)
         return settings

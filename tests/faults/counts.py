@@ -6,6 +6,7 @@ from uuid import UUID
 from deploy.local.environment import SERVICES
 from tests.faults import world
 from tests.faults.clerks import Clerks
+from tests.faults.forgotten import check_erased, check_proofs
 from tests.faults.invariants import need
 from tests.faults.season import Season
 from tests.faults.system import System
@@ -18,6 +19,8 @@ async def check_counts(system: System, season: Season, clerks: Clerks) -> int:
     await _minutes(system, season)
     await _stars(system, season)
     await _lists(system, season, clerks)
+    await check_erased(system, clerks.erased.values())
+    await check_proofs(system, clerks.erased.values())
     for service in SERVICES:
         need(await system.sql(service, "SELECT 1 FROM consumer.parked") == [], "I13", f"something is still parked in {service}")
         states = [row["state"] for row in await system.sql(service, "SELECT state FROM es.log")]

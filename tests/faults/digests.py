@@ -6,7 +6,7 @@ from deploy.local.environment import SERVICES
 from shared.digest import Digest, digest_of
 from tests.faults.invariants import need
 from tests.faults.nemesis.fault import Scene
-from tests.faults.nemesis.operators import operate
+from tests.faults.nemesis.operators import ordered
 
 RATE = "50000"
 """Events a second: nobody else wants the machine meanwhile."""
@@ -21,8 +21,8 @@ async def _check(scene: Scene, service: str) -> int:
     said = {"live": await _digest(scene, service)}
     for origin in ("kafka", "store"):
         if await scene.cluster.sql(service, "SELECT FROM consumer.views WHERE NOT live"):
-            await _ordered(scene, service, "rebuild", "--drop-old")
-        await _ordered(scene, service, "rebuild", "--from", origin, "--rate", RATE)
+            await ordered(scene, service, "rebuild", "--drop-old")
+        await ordered(scene, service, "rebuild", "--from", origin, "--rate", RATE)
         said[f"built anew from {origin}"] = await _digest(scene, service)
     need(len({(each.whole, tuple(each.positions.items())) for each in said.values()}) == 1, "I6", f"the read models of {service}: {said}")
     return len(said)
@@ -31,8 +31,3 @@ async def _check(scene: Scene, service: str) -> int:
 async def _digest(scene: Scene, service: str) -> Digest:
     """What the command `digest` prints, without the start of a process."""
     return await digest_of(scene.cluster.dsn(service))
-
-
-async def _ordered(scene: Scene, service: str, *command: str) -> None:
-    code, said = await operate(scene, service, *command)
-    assert code == 0, f"{service} {' '.join(command)}: {said[-2000:]}"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from tests.faults.clients import Asked
-from tests.faults.model import DAILY_CAP
+from tests.faults.model import DAILY_CAP, Erased
 from tests.faults.world import CANARIES
 
 
@@ -110,6 +110,22 @@ def check_private(where: str, text: bytes) -> None:
     """Nobody's name or ID number stands where it can be read (I14)."""
     for each in CANARIES:
         need(each.encode() not in text and json.dumps(each)[1:-1].encode() not in text, "I14", f"{each} in {where}")
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a service holds of somebody whose data were erased; `clear_in` are the tables in which name or ID number can be read."""
+
+    service: str
+    is_key_destroyed: bool = True
+    clear_in: Sequence[str] = ()
+
+
+def check_forgotten(person: Erased, left: Left) -> None:
+    """The key is gone, so that no sealed text opens, wherever it lies; and nothing in the clear says who it was (I15)."""
+    who = person.volunteer_id
+    need(left.is_key_destroyed, "I15", f"{left.service} has the key of {who}, whose data were erased")
+    need(not left.clear_in, "I15", f"{who} can be read in {', '.join(left.clear_in)} of {left.service}")
 
 
 def check_published(log: Log, published: Sequence[tuple[UUID, bytes]], since: int = 0) -> int:

@@ -90,6 +90,27 @@ class Entry:
         return max((self.ends_at - self.starts_at) // timedelta(minutes=1), 0)
 
 
+@dataclass(frozen=True)
+class Erased:
+    """Somebody whose data two others have had erased: nobody can say any more who it was, and nothing is decided about them any more.
+
+    Hours and stars stay as they were counted, of nobody in particular.
+    """
+
+    volunteer_id: UUID
+    name: str
+    id_number: str
+
+    standing = "erased"
+    refusal = "person_erased"
+    """What registration answers to whatever is asked about them."""
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What nobody may read anywhere any more."""
+        return self.name, self.id_number
+
+
 @dataclass
 class Volunteer:
     """One person: who is at which door, what was served, which stars are held."""

@@ -66,7 +66,7 @@ SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 120, 100, 0)
 HEAVY = frozenset(
     {
         "F1", "F2", "F3", "F4", "F5", "F6", "F7.2", "F16", "F18", "F19", "F20", "F21", "F24.1", "F24.3", "F25", "F27.1", "F30", "F31.1",
-        "F32", "F33", "F36",
+        "F32", "F33", "F35.1", "F35.2", "F36",
     }
 )  # fmt: skip
 """Faults, and kinds of them, that take longer than a quarter of a minute even so: processes start anew, or a lock runs out."""
@@ -100,6 +100,12 @@ BY_FAULT = {
     "F25.2": "lock lost inside a batch",
     "F30": "hole published again",
     "F31.1": "parked key",
+    "F35.1": "key-encryption key rotated",
+    "F35.2": "signing key rotated",
+    "F35.3": "password refused in between",
+    "F36.4": "erased during a rebuild",
+    "F36.5": "erased during a rebuild",
+    "F36.6": "erased behind a parked key",
 }
 """What it must have met when the fault has struck."""
 
@@ -192,7 +198,7 @@ class Run:
         await clerks.begin(season.programme)
         self._say(f"the season begins after {monotonic() - self.began:.0f} s")
         last_days, stop = asyncio.Event(), asyncio.Event()
-        scene = Scene(made, clients, self.random, self.options.profile, self.happened)
+        scene = Scene(made, clients, season, clerks, self.random, self.options.profile, self.happened)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(season.play(last_days))
             tasks.create_task(clerks.work(stop))
@@ -216,7 +222,7 @@ class Run:
         only = self.options.only
         chosen = [each for each in FAULTS if (only & {each.code, kind_of(each)} if only else self.options.profile in each.profiles)]
         assert chosen or not only, f"no fault is called {sorted(only)}"
-        waiting = in_turn(chosen, self.random, self.profile.heavy_every)
+        waiting = in_turn(chosen, self.random, 0 if only else self.profile.heavy_every)
         compared = monotonic()
         while (only and waiting and self.options.minutes is None) or monotonic() < self.ends:
             await scene.cluster.ready(*PROCESSES, within=WORK_WITHIN_S)

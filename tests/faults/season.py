@@ -24,6 +24,8 @@ from tests.faults.world import KIOSK, LEADER, at
 STARS_HOURS = (2, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 """The first are soon won, and soon lost by a correction."""
 FIRST_DAY = date(2017, 3, 5)
+LEAVERS_FROM = 7000
+"""The numbers of those who come on the first day only, under names of their own; then they are at rest, and may be erased."""
 EARLY = ("06:30", "11:30")
 """Before eight it is still the day before in UTC."""
 TRAVEL_S = 10.0
@@ -95,14 +97,20 @@ class Day:
 class Circle:
     """People of one unit. Every answer is held against the model when the phase that it belongs to is over."""
 
-    def __init__(self, clients: Clients, clock: CommonClock, seed: int, numbers: Sequence[int], unit: str) -> None:
+    def __init__(
+        self, clients: Clients, clock: CommonClock, seed: int, numbers: Sequence[int], unit: str, leaver: int, at_rest: asyncio.Queue[int]
+    ) -> None:
+        """Who is the `leaver` comes on the first day only; when that is counted, their number goes to those `at_rest`."""
         self.clients = clients
         self.clock = clock
         self.random = random.Random(seed)
         self.unit = unit
         self.numbers = numbers
         self.activities: list[Activity] = []
-        self.people = {each: Volunteer(each, [60 * hours for hours in STARS_HOURS]) for each in map(world.volunteer, numbers)}
+        self.leaver = leaver
+        self.staying = [world.volunteer(number) for number in numbers]
+        self.people = {each: Volunteer(each, [60 * hours for hours in STARS_HOURS]) for each in (*self.staying, world.volunteer(leaver))}
+        self._at_rest = at_rest
         self.registered: dict[UUID, Asked] = {}
         self.happened = Counter[str]()
         self.programme: Asked
@@ -114,7 +122,11 @@ class Circle:
     async def begin(self, programme: Asked) -> None:
         """Everybody registers."""
         self.programme = programme
-        registered = await asyncio.gather(*(world.register(self.clients, number, programme, self.unit) for number in self.numbers))
+        own_name = world.name_of_their_own(self.leaver)
+        registered = await asyncio.gather(
+            *(world.register(self.clients, number, programme, self.unit) for number in self.numbers),
+            world.register(self.clients, self.leaver, programme, self.unit, name=own_name),
+        )
         assert all(each.accepted for each in registered), registered
         self.registered = dict(zip(self.people, registered, strict=True))
 
@@ -122,12 +134,13 @@ class Circle:
 
     async def fill(self, on: date) -> Day:
         """Publishes the activities of a day, and fills them."""
-        share = len(self.people) // 2
+        people = list(self.people) if on == FIRST_DAY else self.staying
+        share = len(people) // 2
         morning, first = await self._publish(on, *EARLY, share, 2)
         afternoon, second = await self._publish(on, "13:00", "18:00", share + 1, 2)
         day = Day(on, morning, afternoon, None, max(first, second, key=lambda each: each.position))
         for about in (self._ask_for_seats, self._answer_offers):
-            asked = await self._everybody(lambda who, about=about: about(who, (morning, afternoon)))  # type: ignore[misc]
+            asked = await self._each(people, lambda who, about=about: about(who, (morning, afternoon)))  # type: ignore[misc]
             self._judge_seats(asked, (morning, afternoon))
             day.last = max((each for each in [day.last, *asked] if each.accepted), key=lambda each: each.position)
         await self._overlap(day)
@@ -274,7 +287,11 @@ class Circle:
 
     async def count(self, day: Day) -> None:
         """What was approved the day before wins stars; then everybody's time is approved, in each person's own order."""
-        await asyncio.gather(*(self._count(day, who) for who in self.people))
+        people = list(self.people) if day.on == FIRST_DAY else self.staying
+        await asyncio.gather(*(self._count(day, who) for who in people))
+        if day.on == FIRST_DAY:
+            await self._honour(world.volunteer(self.leaver))
+            self._at_rest.put_nowait(self.leaver)
 
     async def _count(self, day: Day, who: UUID) -> None:
         await self._honour(who)
@@ -395,8 +412,9 @@ class Circle:
     def _shuffled(self, activities: Iterable[Activity]) -> list[Activity]:
         return self.random.sample(list(activities), len(list(activities)))
 
-    async def _everybody(self, does: Callable[[UUID], Coroutine[Any, Any, list[Asked]]]) -> list[Asked]:
-        return [each for some in await asyncio.gather(*(does(who) for who in self.people)) for each in some]
+    @staticmethod
+    async def _each(people: Sequence[UUID], does: Callable[[UUID], Coroutine[Any, Any, list[Asked]]]) -> list[Asked]:
+        return [each for some in await asyncio.gather(*map(does, people)) for each in some]
 
 
 class Season:
@@ -406,6 +424,8 @@ class Season:
         self.clients = clients
         self.random = random.Random(seed)
         self.clock = CommonClock(clients.system.travel, at(FIRST_DAY, "03:00"))
+        self._at_rest = asyncio.Queue[int]()
+        self._to_rest = circles
         self.circles = [
             Circle(
                 clients,
@@ -413,6 +433,8 @@ class Season:
                 seed + number,
                 range(number * people, (number + 1) * people),
                 world.UNITS[number % len(world.UNITS)],
+                LEAVERS_FROM + number,
+                self._at_rest,
             )
             for number in range(circles)
         ]
@@ -432,6 +454,17 @@ class Season:
         counted = sum((each.happened for each in self.circles), Counter[str]())
         counted["minutes above the cap"] = sum(each.over_cap for each in self.people.values())
         return counted
+
+    async def leaver(self, within: float) -> int | None:
+        """The number of somebody who has served and comes no more; each is given once. None when all were, or nobody is at rest in time."""
+        if not self._to_rest:
+            return None
+        try:
+            number = await asyncio.wait_for(self._at_rest.get(), within)
+        except TimeoutError:
+            return None
+        self._to_rest -= 1
+        return number
 
     async def begin(self) -> None:
         """The programme, the policies and the volunteers."""

@@ -58,7 +58,7 @@ class System(Stack):
         """The sum of those samples of a process's metric that have these labels; 0 where there is none."""
         async with httpx.AsyncClient(timeout=3, verify=NO_TLS) as client:
             text = (await client.get(f"{self.url(name)}/metrics")).text
-        samples = re.findall(rf"^leifeng_{metric}\{{(.*)\}} (\S+)$", text, re.MULTILINE)
+        samples = re.findall(rf"^leifeng_{metric}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
         return sum(float(value) for said, value in samples if all(f'{label}="{wanted}"' in said for label, wanted in labels.items()))
 
     async def ended(self, *names: str, within: float = EXIT_SECONDS_MAX) -> dict[str, int | None]:

@@ -20,7 +20,8 @@ LEADER = ("科长乙", "unit_admin")
 KIOSK = ("签到机一", "kiosk")
 STAFF = tuple(person_id(name) for name, _ in (BUREAU, DEPUTY, LEADER, KIOSK))
 ZONE = ZoneInfo("Asia/Shanghai")
-CANARIES = ("赵小山", "钱小河", "9900001980")
+NAME = "赵小山"
+CANARIES = (NAME, "钱小河", "孙小岸", "9900001980")
 """The names of all volunteers, and how their ID numbers begin: what nobody may read outside a sealed field."""
 
 
@@ -32,6 +33,11 @@ def at(day: date, clock: str) -> datetime:
 def volunteer(number: int) -> UUID:
     """The id of an invented volunteer."""
     return person_id(f"志愿者{number}")
+
+
+def name_of_their_own(number: int) -> str:
+    """Of somebody who may be erased: by it every trace of them is found."""
+    return f"孙小岸{number}"
 
 
 def id_number(number: int) -> str:
@@ -63,12 +69,14 @@ async def adopt_policies(clients: Clients, stars_hours: Sequence[int]) -> tuple[
     )
 
 
-async def register(clients: Clients, number: int, programme: Asked, unit: str = UNIT) -> Asked:
-    """A volunteer registers, by consent."""
+async def register(
+    clients: Clients, number: int, programme: Asked, unit: str = UNIT, *, name: str = NAME, with_number_of: int | None = None
+) -> Asked:
+    """A volunteer registers, by consent; with the ID number that belongs to the number, or to another one."""
     body = {
         "unit_code": unit,
-        "name": "赵小山",
-        "id_number": id_number(number),
+        "name": name,
+        "id_number": id_number(number if with_number_of is None else with_number_of),
         "consents": ["register"],
         "consent_text_version": "2017-1",
     }

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.faults.clerks import Clerks
 from tests.faults.clients import Clients
+from tests.faults.season import Season
 from tests.faults.system import until
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class Scene:
 
     cluster: "Cluster"
     clients: Clients
+    season: Season
+    clerks: Clerks
     random: random.Random
     profile: str
     """`smoke` or `long`."""

@@ -34,6 +34,12 @@ async def operate(scene: Scene, service: str, *command: str) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
+async def ordered(scene: Scene, service: str, *command: str) -> None:
+    """The same of one that must end well."""
+    code, said = await operate(scene, service, *command)
+    assert code == 0, f"{service} {' '.join(command)}: {said[-2000:]}"
+
+
 async def retried_twice(scene: Scene) -> None:
     """A policy that the read model did not take is parked, and the next one behind it. They are retried by two at once and once more, and
     each is there once, in order.

@@ -16,6 +16,7 @@ from tests.faults.invariants import (
     BrokenError,
     Fold,
     Hours,
+    Left,
     Log,
     Recognition,
     Registration,
@@ -23,12 +24,14 @@ from tests.faults.invariants import (
     Table,
     check_answers,
     check_authors,
+    check_forgotten,
     check_private,
     check_published,
     check_reactions,
     check_reader,
     need,
 )
+from tests.faults.model import Erased
 
 PERSON, OTHER = UUID(int=1), UUID(int=2)
 ACTIVITY = str(UUID(int=7))
@@ -258,6 +261,14 @@ def test_nobodys_name_stands_where_it_can_be_read() -> None:
     for said in ("赵小山".encode(), b"\\u8d75\\u5c0f\\u5c71", b"990000198001010019"):
         with broken("I14"):
             check_private("a log", b'{"reason":"' + said + b'"}')
+
+
+def test_of_who_was_erased_neither_a_key_nor_a_word_is_left() -> None:
+    person = Erased(PERSON, "孙小岸1", "990000198008010019")
+    check_forgotten(person, Left("hours"))
+    for left in (Left("hours", is_key_destroyed=False), Left("registration", clear_in=["views_1.volunteers"])):
+        with broken("I15"):
+            check_forgotten(person, left)
 
 
 def test_a_table_knows_nothing_of_the_order_in_which_it_was_written() -> None:
