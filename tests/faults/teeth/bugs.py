@@ -1,4 +1,4 @@
-"""The bugs, what brings each to light, and who must say so. B12 comes with the certificates, B20 with the erasure by two persons."""
+"""The bugs, what brings each to light, and who must say so. B12 comes with the certificates."""
 
 import shutil
 import subprocess
@@ -88,4 +88,5 @@ BUGS: Final = (
     _bug("B17", "F36.1", "operators.retried_twice", minutes=3),
     _bug("B18", "F1.13", "season._pending", minutes=3),
     _bug("B19", "F1.13", "I14", minutes=3),
+    _bug("B20", "F36.6", "I15", minutes=3),
 )
