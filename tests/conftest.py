@@ -14,8 +14,11 @@ from deploy.local.kafka import LocalKafka, installed
 from deploy.local.postgres import LocalPostgres, scratch_database
 from deploy.local.progress import Console
 from shared import logs
+from tests.memory import in_memory
 
 OWNER = "scratch_owner"
+ROOM_BYTES_MIN = 12 << 30
+"""A run leaves up to half of this in memory until it ends: mostly databases, ten megabytes each."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def plain_logs() -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """No test may reach for a real programme's settings by accident."""
+    """No test may reach for a real programme's settings by accident; and what tests write lies in memory, unless somebody says where."""
     plain_logs()
+    if (place := in_memory(ROOM_BYTES_MIN)) is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
     for name in [name for name in os.environ if name.split("_")[0] in {"REGISTRATION", "HOURS", "RECOGNITION", "LEIFENG"}]:
         del os.environ[name]

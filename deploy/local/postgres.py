@@ -2,6 +2,7 @@
 
 PostgreSQL refuses to run as root. A root session therefore keeps a copy of the binaries and the data in a folder of its own below /var/tmp,
 which belongs to an unprivileged account, because a clone under a closed parent cannot be reached by that account; no parent is opened.
+Data of a server whose directory lies in memory (/dev/shm) lies there for root, too.
 """
 
 import contextlib
@@ -28,6 +29,7 @@ from deploy.local.trouble import Trouble
 
 HOST: Final = "127.0.0.1"
 SUPERUSER: Final = "admin"
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # As below.
 ACCOUNT: Final = "leifeng_local"
 _NOT_AS_ROOT: Final = f"PostgreSQL does not run as root, and the account {ACCOUNT} could not be made: make it, or use a normal user"
 _UP_WITHIN_S: Final = 60.0
@@ -70,7 +72,7 @@ class LocalPostgres:
     @property
     def data(self) -> Path:
         """The cluster's files."""
-        home = _home_of_root()
+        home = _home_of_root(self._directory)
         return (self._directory if home is None else _root_place(home, self._directory)) / "pgdata"
 
     def dsn(self, database: str, role: str = SUPERUSER, password: str | None = None) -> str:
@@ -133,9 +135,13 @@ class LocalPostgres:
         return [self.child.pid] if self.child is not None and self.child.running() else []
 
     def remove(self) -> None:
-        """Kill it and forget its data."""
-        self.kill()
+        """End it at once and forget its data. Killed it would leave its shared memory behind."""
+        if self.child is not None:
+            self.child.stop((signal.SIGQUIT, 5.0))
         shutil.rmtree(self.data.parent, ignore_errors=True)
+        if (home := _home_of_root(self._directory)) is not None and home.is_relative_to(_MEMORY):
+            with contextlib.suppress(OSError):
+                home.rmdir()  # By the last one of the checkout.
 
     def execute(self, sql: str, database: str = "postgres") -> str:
         """Run statements as the superuser and return what they print, unaligned. Raises Trouble."""
@@ -201,6 +207,8 @@ class LocalPostgres:
 
     def _initialise(self, binaries: Path, account: Account | None) -> None:
         home = self.data.parent
+        if account is not None:
+            _open_home(home.parent, account)
         home.mkdir(parents=True, exist_ok=True)
         home.chmod(0o700)
         if not self._fsync:
@@ -240,8 +248,8 @@ class LocalPostgres:
 
 
 def forget_root_data(directory: Path) -> None:
-    """Remove what root's server of this directory has left below /var/tmp; with the last one of the checkout, the whole folder."""
-    home = _home_of_root()
+    """Remove what root's server of this directory has left; with the last one of the checkout, the whole folder."""
+    home = _home_of_root(directory)
     if home is None or not home.exists():
         return
     shutil.rmtree(_root_place(home, directory), ignore_errors=True)
@@ -288,9 +296,12 @@ def installed_programs() -> Path:
     return Path(found.origin).parent / "pginstall" / "bin"
 
 
-def _home_of_root() -> Path | None:
-    """The folder below /var/tmp, for root; None for everybody else."""
-    return None if os.geteuid() != 0 else Path("/var/tmp") / f"leifeng-{fingerprint(CHECKOUT)}"  # noqa: S108  # Made and checked below.
+def _home_of_root(directory: Path | None = None) -> Path | None:
+    """The folder of programs, or of the data of a server's directory, for root; None for everybody else."""
+    if os.geteuid() != 0:
+        return None
+    place = _MEMORY if directory is not None and directory.is_relative_to(_MEMORY) else Path("/var/tmp")  # noqa: S108  # Made and checked below.
+    return place / f"leifeng-{fingerprint(CHECKOUT)}"
 
 
 @functools.cache
@@ -336,7 +347,7 @@ def _binaries() -> Path:
 
 
 def _open_home(home: Path, account: Account) -> None:
-    """Make the folder, or check that nobody else has put one there: /var/tmp is everybody's."""
+    """Make the folder, or check that nobody else has put one there: its place is everybody's."""
     try:
         home.mkdir(mode=0o700)
         os.chown(home, account.uid, account.gid)

@@ -1,7 +1,6 @@
 """One run of the harness: a cluster, people who never stop asking, one fault after the other, and every invariant at each heal."""
 
 import asyncio
-import os
 import random
 import shutil
 import tempfile
@@ -32,6 +31,7 @@ from tests.faults.tap import Tap
 from tests.faults.watch import Watch
 from tests.faults.witness import Witness, check_published, stored
 from tests.faults.world import UNIT
+from tests.memory import in_memory
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Run:
         self.profile = SMALL if options.small else PROFILES[options.profile]
         self.random = random.Random(options.seed)
         self.figures = Figures(options.profile, options.seed, report.commit())
-        self.folder = Path(tempfile.mkdtemp(prefix=f"leifeng-faults-{options.profile}-{options.seed}-", dir=in_memory()))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"leifeng-faults-{options.profile}-{options.seed}-", dir=in_memory(ROOM_BYTES_MIN)))
         self.happened = Counter[str]()
         self.clients: Clients | None = None
         self.began = monotonic()
@@ -346,12 +346,6 @@ class Run:
 
     def _say(self, text: str, *, plain: bool = False) -> None:
         print(text if plain else f"{monotonic() - self.began:7.1f} s  {text}", flush=True)
-
-
-def in_memory() -> str | None:
-    """A place that no disk slows down, where there is room: faults end processes, and what those have written outlives them there too."""
-    place = os.environ.get("TMPDIR") or "/dev/shm"
-    return place if Path(place).is_dir() and shutil.disk_usage(place).free > ROOM_BYTES_MIN else None
 
 
 def kind_of(fault: Fault) -> str:

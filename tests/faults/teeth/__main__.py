@@ -20,8 +20,9 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from tests.faults import report
-from tests.faults.run import in_memory
+from tests.faults.run import ROOM_BYTES_MIN
 from tests.faults.teeth.bugs import BUGS, Bug, PatchError, apply, copy
+from tests.memory import in_memory
 
 SEEN_WITHIN_S = 120.0
 """From the start of the run, with the servers' own start in it."""
@@ -60,7 +61,7 @@ def voices(why: str) -> list[str]:
 
 def hunt(bug: Bug, within: float) -> Outcome:
     """Runs the harness on a broken copy, for as long as it may take. What was not caught leaves its folder behind."""
-    folder = Path(tempfile.mkdtemp(prefix=f"leifeng-{bug.code}-", dir=in_memory()))
+    folder = Path(tempfile.mkdtemp(prefix=f"leifeng-{bug.code}-", dir=in_memory(ROOM_BYTES_MIN)))
     folder.chmod(0o755)  # A database server runs as somebody else.
     tree, own = folder / "tree", folder / "tmp"
     for each in (tree, own):
