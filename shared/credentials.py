@@ -14,7 +14,7 @@ from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError, SaslAuthenticationFailed, UnsupportedSaslMechanismError
 from aiokafka.protocol.metadata import MetadataRequest
 
-from shared.secretfile import secret_file
+from shared.followed import secret_file
 from shared.settings import Secured, Servers, SettingsError, check_closed
 
 if TYPE_CHECKING:  # FastStream is a third of what a process loads at its start: only who subscribes pays for it.
@@ -175,7 +175,7 @@ def _password(servers: Secured) -> str:
     if servers.password_file is None:
         raise SecretUnreadableError("no file with a password is named (KAFKA_PASSWORD_FILE)")
     try:
-        return secret_file(servers.password_file)()
+        return secret_file(servers.password_file).look()
     except SettingsError as error:
         raise SecretUnreadableError(str(error)) from None
 

@@ -1,11 +1,13 @@
 """A file that is read again when it changes: what is rotated in it counts without a restart."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from shared import logs
+from shared.settings import SettingsError, read_secret
 
 REREAD_SECONDS: Final = 5.0
 """A file is looked at again at most this often, unless somebody cannot wait."""
@@ -44,6 +46,15 @@ class Followed(Generic[T]):
         except self._errors as error:
             _log.error("file_unreadable", state=self._path.name, error=type(error).__qualname__)
         return self._content
+
+    def __repr__(self) -> str:
+        return f"Followed({self._path.name})"  # What it holds may be a secret.
+
+
+@cache
+def secret_file(path: Path) -> Followed[str]:
+    """A secret in a file: everybody in this process falls back on the same last word. Raises SettingsError when it was never readable."""
+    return Followed(path, read_secret, SettingsError)
 
 
 def _changed_at(path: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-from shared.secretfile import secret_file
+from shared.followed import secret_file
 from shared.settings import PASSWORD_FILE
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _address(dsn: str) -> dict[str, Any]:
     if not files:
         return {"dsn": dsn}
     rest = urlencode([(name, value) for name, value in said if name != PASSWORD_FILE])
-    return {"dsn": urlunsplit(parts._replace(query=rest)), "password": secret_file(Path(files[-1]))}
+    return {"dsn": urlunsplit(parts._replace(query=rest)), "password": secret_file(Path(files[-1])).look}
 
 
 async def connect(
