@@ -71,7 +71,7 @@ _WHO_MISS_IT: Final = ("clients._is_the_same", "clerks._role", "clerks._consent"
 
 BUGS: Final = (
     _bug("B1", "F14", "I1", "I3", "I4", *_WHO_MISS_IT, minutes=3),
-    _bug("B2", "F1.5", "I17", "I3", "I4", "clients._is_the_same", minutes=3),
+    _bug("B2", "F1.5", "I17", "I3", "I4", "clients._is_the_same", "season._check_in", "season._check_out", minutes=3),
     _bug("B3", "F1.13", "clients._misbehave", minutes=3),
     _bug("B4", "F1.4", "I4", minutes=3),
     _bug("B5", "F1.8", "I5", minutes=3),
