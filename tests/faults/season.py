@@ -172,7 +172,8 @@ class Circle:
         return asked
 
     async def _sees_own(self, activity: Activity, who: UUID, written: Asked, standings: set[str]) -> None:
-        """Who sends the token of an answer back reads what the answer said (I12)."""
+        """Who sends the token of an answer back reads what the answer said (I12): who has a seat may give it up."""
+        assert written.accepted, written
         ids = {"activity": str(activity.activity_id), "volunteer": str(who)}
         rows = await self.clients.rows("registration", "/enrollments", after=[written.token], **ids)
         need([row["standing"] in standings for row in rows] == [True], "I12", f"after {written} it reads {rows}")

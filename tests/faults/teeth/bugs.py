@@ -80,7 +80,7 @@ BUGS: Final = (
     _bug("B8", "F29.1", "I13", "I12", "data._are_dropped", minutes=3),
     _bug("B9", "F5.1", "I13", "I12", "processes.sleeping_consumer", minutes=3),
     _bug("B10", "F24.3", "processes.shown", minutes=3),
-    _bug("B11", "F1.13", "I9", "season._judge_seats", minutes=3),
+    _bug("B11", "F1.13", "I9", "season._judge_seats", "season._sees_own", minutes=3),
     _bug("B13", "F1.13", "I8", "season._race", "season._approve", minutes=3),
     _bug("B14", "F1.13", "I8", "season._pending", minutes=3),
     _bug("B15", "F1.13", "I6"),
