@@ -1,5 +1,6 @@
 """Files that people write and a command imports: YAML, read strictly; whatever is wrong is told with its line, all of it at once."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -8,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from shared.contracts.event import Refusal
+from shared.fieldnames import shown
 
 PROBLEMS_MAX: Final = 20
 """So many problems are named; mend these and try again."""
@@ -27,8 +29,8 @@ def read_file(text: str, model: type[M], code: str, check: Callable[[M], Iterabl
 
     `check` finds what no field can say alone, once every field is right: a code that is used twice.
 
-    Its detail has `line`, the first wrong one (from 1), and `problems`, "line 3: daily_cap_minutes: Input should be ..." for each. The
-    size of `text` is the caller's to limit.
+    Its detail has `line`, the first wrong one (from 1), and `problems`, "line 3: daily_cap_minutes: Input should be ..." for each. Of the
+    file's own text it repeats nothing. The size of `text` is the caller's to limit.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -39,14 +41,14 @@ def read_file(text: str, model: type[M], code: str, check: Callable[[M], Iterabl
         said = loader.construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        return _refusal(code, [(mark.line + 1 if mark else 1, error.problem or "this is not YAML")])
+        return _refusal(code, [(mark.line + 1 if mark else 1, _said_of(error.problem))])
     except (yaml.YAMLError, ValueError, RecursionError):  # A control character, a date such as 2017-02-31, a nest of brackets.
         return _refusal(code, [(1, "this is not YAML that can be read")])
     try:
         file = model.model_validate(said, strict=True, extra="forbid")
     except (ValidationError, RecursionError) as error:
         problems = error.errors(include_url=False, include_input=False) if isinstance(error, ValidationError) else []
-        told = [(_line(root, each["loc"]), ": ".join((".".join(map(str, each["loc"])) or "file", each["msg"]))) for each in problems]
+        told = [(_line(root, each["loc"]), f"{_place(each['loc'], each['type'])}: {each['msg']}") for each in problems]
         return _refusal(code, told or [(1, "this is nested too deeply")])
     wrong = [(_line(root, path), words) for path, words in check(file)]
     return _refusal(code, wrong) if wrong else file
@@ -55,8 +57,21 @@ def read_file(text: str, model: type[M], code: str, check: Callable[[M], Iterabl
 def _refusal(code: str, problems: Sequence[tuple[int, str]]) -> Refusal:
     first = sorted(problems)[:PROBLEMS_MAX]
     words = "; ".join(f"line {line}: {problem}" for line, problem in first)
-    # A file may spell what cannot be kept or answered, such as NUL or half of a surrogate pair in the name of a key.
     return Refusal(code, {"line": first[0][0], "problems": "".join(each if each.isprintable() else "?" for each in words)})
+
+
+def _place(path: Sequence[int | str], kind: str) -> str:
+    """Keys and indexes as they are told. A key that no field could have is the file's own text, and is not repeated."""
+    steps = path[:-1] if kind == "invalid_key" else path  # A number in the place of a key, which looks like an index.
+    return ".".join(shown(each) if isinstance(each, str) else str(each) for each in steps) or "file"
+
+
+def _said_of(problem: str | None) -> str:
+    """What YAML's reader says, up to where it would name what the file calls something: an alias, a tag."""
+    return _NAMING.sub(r"\1", problem) if problem else "this is not YAML"
+
+
+_NAMING: Final = re.compile(r"\b(alias|anchor|tag|handle)\b.*", re.DOTALL)
 
 
 def _doubled(node: Any) -> Iterator[tuple[int, str]]:
@@ -73,7 +88,7 @@ def _doubled(node: Any) -> Iterator[tuple[int, str]]:
             for key, value in each.value:
                 if isinstance(key, yaml.ScalarNode):
                     if key.value in keys:
-                        yield key.start_mark.line + 1, f"{key.value[:40]}: stands twice"
+                        yield key.start_mark.line + 1, f"{shown(key.value)}: stands twice"
                     keys.add(key.value)
                 waiting.append(value)
         elif isinstance(each, yaml.SequenceNode):

@@ -119,7 +119,7 @@ def barred(actor: Actor, resource: Resource, duty: Duty | None = None) -> Refusa
             within = reach == "bureau"
     if not within:
         own = actor.reach == "own" and resource.subject is not None
-        return Refusal("not_own_record") if own else Refusal("wrong_unit", {"unit": resource.unit or ""})
+        return Refusal("not_own_record") if own else Refusal("wrong_unit")
     apart: Iterable[Hand] = APART[duty] if duty is not None else ()
     same = next((hand for hand in apart if actor.person_id in resource.hands(hand)), None)
     return None if same is None else Refusal(f"{duty}_is_{same}")

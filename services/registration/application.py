@@ -290,7 +290,7 @@ async def _grant_role(asked: Asked[GrantRole], lookups: LookUps) -> Plan[role.Ro
     fact = RoleGranted(person_id=person_id, role=body.role, unit_code=body.unit_code)
 
     def decide(roles: role.Roles) -> Sequence[Event] | Refusal:
-        return role.grant(roles, fact) if is_unit_known else Refusal("unit_unknown", {"unit": body.unit_code})
+        return role.grant(roles, fact) if is_unit_known else Refusal("unit_unknown")
 
     return Plan(Stream("role", person_id), ROLE, decide)
 

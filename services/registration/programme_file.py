@@ -137,7 +137,7 @@ def _check(file: _File) -> Iterator[Wrong]:
         if unit.kind == "bureau" and unit.parent is not None:
             yield ("units", index, "parent"), "a bureau has no parent"
         elif unit.kind != "bureau" and unit.parent not in above:
-            yield ("units", index, "parent"), f"parent {unit.parent!r} is not a unit named above"
+            yield ("units", index, "parent"), "parent is not a unit named above"
         above.add(unit.code)
 
 
@@ -145,5 +145,5 @@ def _doubled(field: str, what: str, items: Sequence[_Coded]) -> Iterator[Wrong]:
     seen = set[str]()
     for index, item in enumerate(items):
         if item.code in seen:
-            yield (field, index, "code"), f"{what} code {item.code!r} is used twice"
+            yield (field, index, "code"), f"this {what} code is used twice"
         seen.add(item.code)

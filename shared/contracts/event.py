@@ -60,7 +60,8 @@ def personal_fields(event_type: type[Event]) -> Mapping[str, Personal]:
 class Refusal:
     """A decision that nothing happens, with a code that stands in the documentation.
 
-    `detail` holds numbers and plain words that help the caller (never personal data); it is kept with the command's answer.
+    `detail` holds numbers and plain words that help the caller; it is kept with the command's answer. It never repeats a text that
+    was asked with, not even a code: a number of a person is one too, where somebody mistook the field.
     """
 
     code: str

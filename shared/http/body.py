@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from shared.fieldnames import shown
 from shared.http.problems import ProblemError
 
 BODY_SECONDS_MAX: Final = 10.0
@@ -80,14 +81,15 @@ def parse_json(raw: bytes, limits: BodyLimits) -> Any:
 def parse_model(raw: bytes, model: type[M]) -> M:
     """The model in a body that `parse_json` accepted: unknown fields refused at every depth, no type converted.
 
-    Raises ProblemError with the code of the first finding and all findings in `errors`, each with a JSON pointer; no value is repeated.
+    Raises ProblemError with the code of the first finding and all findings in `errors`, each with a JSON pointer; no value is repeated,
+    nor a key that is no field's name.
     """
     try:
         return model.model_validate_json(raw, strict=True, extra="forbid")
     except ValidationError as error:
         found = [
             {
-                "pointer": "".join(f"/{_escaped(str(step))}" for step in each["loc"]),
+                "pointer": "".join(f"/{_step(step)}" for step in each["loc"]),
                 "code": _field_code(each["type"]),
                 "detail": each["msg"],
             }
@@ -151,7 +153,7 @@ def _check(value: Any, pointer: str, limits: BodyLimits) -> None:
     elif isinstance(value, dict):
         for key, each in value.items():
             _check_text(key, pointer)
-            _check(each, f"{pointer}/{_escaped(key)}", limits)
+            _check(each, f"{pointer}/{_step(key)}", limits)
 
 
 def _check_text(text: str, pointer: str) -> None:
@@ -165,8 +167,9 @@ def _check_text(text: str, pointer: str) -> None:
         raise ProblemError("text_has_lone_surrogate", pointer=pointer) from None
 
 
-def _escaped(step: str) -> str:
-    return step[:100].replace("~", "~0").replace("/", "~1")
+def _step(step: str | int) -> str:
+    """A step of a JSON pointer: keys are the caller's own words, so one that is no field's name is `?`."""
+    return shown(step) if isinstance(step, str) else str(step)
 
 
 def _field_code(kind: str) -> str:

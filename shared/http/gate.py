@@ -23,6 +23,7 @@ from shared.errors import (
     StoreUnavailableError,
     StreamConflictError,
 )
+from shared.fieldnames import shown
 from shared.http.problems import Catalogue, ProblemError, ProblemType
 from shared.http.rates import Rates
 from shared.metrics import Metrics
@@ -238,7 +239,7 @@ def single(request: Request, known: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
-            raise ProblemError("parameter_unknown", parameter=name[:100], known=list(known))
+            raise ProblemError("parameter_unknown", parameter=shown(name), known=list(known))
         if name in found:
             raise ProblemError("parameter_repeated", parameter=name)
         found[name] = value

@@ -264,9 +264,11 @@ class Pages:
             case _:
                 return words.cell(value, minutes=name.endswith("minutes"))
 
-    def _sign_in(self, request: Request) -> str | None:
-        """Where to sign in, and come back to this page."""
+    def _sign_in(self, request: Request, *, back: bool) -> str | None:
+        """Where to sign in, and come `back` to this page."""
         place = self._api.sign_in_at
+        if not back:
+            return place
         here = f"{self._api.forms.origin}{request.url.path}" + (f"?{request.url.query}" if request.url.query else "")
         return None if place is None else f"{place}?{urlencode({'next': here})}"
 
@@ -302,6 +304,9 @@ class Pages:
     def answer(self, request: Request, words: Words, template: str, status: int = 200, **shown: Any) -> Response:
         """A template, rendered in the visitor's language."""
         links = {**self._api.siblings, self._api.service: "/"}
+        # What is wrong about an address is not said again on the page that says so; who may not see it yet comes back to it.
+        is_there = status < 400 or status in {401, 403}
+        language = {"lang": words("en", "zh")}
         html = self._templates[template].render(
             t=words,
             language=words.language,
@@ -310,9 +315,9 @@ class Pages:
             version=self._api.version,
             stamp=self._stamp,
             services=[(_name(words, name), links[name], name == self._api.service) for name in SERVICE_NAMES if name in links],
-            sign_in=self._sign_in(request),
+            sign_in=self._sign_in(request, back=is_there),
             is_known=bool(self._api.forms.cookie(request, TOKEN_COOKIE)),
-            switch=f"{request.url.path}?{urlencode({**request.query_params, 'lang': words('en', 'zh')})}",
+            switch=f"{request.url.path}?{urlencode({**request.query_params, **language})}" if is_there else f"?{urlencode(language)}",
             **shown,
         )
         response = HTMLResponse(html, status, {"Content-Language": words.language, "Vary": "Cookie"})

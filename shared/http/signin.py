@@ -181,7 +181,7 @@ class _Pages:
         role, _, unit = fields.get("acting", "").partition("@")
         held = await Deadline().meet(self._held(session.person_id))
         if role and (role, unit) not in held:
-            raise ProblemError("role_not_held", role=role[:60])
+            raise ProblemError("role_not_held")
         await Deadline().meet(self._in.accounts.act_as(self._key(request), (role, unit) if role else None))
         return RedirectResponse(f"/sign-in?{urlencode({'next': HOME})}", 303)
 

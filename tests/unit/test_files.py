@@ -72,6 +72,28 @@ def test_a_file_that_is_wrong_is_refused_with_the_line(before: str, after: str, 
     assert (refusal.detail["line"], word in str(refusal.detail["problems"])) == (line, True), refusal
 
 
+@pytest.mark.parametrize("word", ["赵大山", "'379901198005010018'", "19900000001", "Zhao"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("number: 1", "{word}: 1"),
+        ("number: 1", "number: [{word}]"),
+        ("begins:", "{word}: 1\n{word}: 2\nbegins:"),
+        ("begins: 2017-03-22", "begins: {word}"),
+        ("{code: two}", "*{word}"),
+        ("{code: two}", "[&{word} a, &{word} b]"),
+        ("{code: two}", "!{word} two"),
+        ("{code: two}", "!{word}!a two"),
+        ("{code: two}", "{code: two, {word}: {}}"),
+        ("rows:", "rows: {word} {word}: {word}"),
+        ("rows:", "%TAG !{word} {word}\nrows:"),
+    ],
+)
+def test_what_stands_in_a_file_is_not_said_again(before: str, after: str, word: str) -> None:
+    assert before in GOOD
+    assert word.strip("'") not in str(wrong(GOOD.replace(before, after.replace("{word}", word), 1)).detail)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "null", "text", "[" * 3000, "- " * 3000, "&a [*a]", "a: &a {b: *a}", "1" * 5000])
 def test_what_is_no_such_file_at_all_is_refused_in_its_first_line(text: str) -> None:
     assert wrong(text).detail["line"] == 1

@@ -249,7 +249,7 @@ def _publish(command: PublishActivity) -> Decision:
     if refused is not None:
         return refused
     if not command.is_unit_known:
-        return Refusal("unit_unknown", {"unit": activity.unit_code})
+        return Refusal("unit_unknown")
     if activity.ends_at <= activity.starts_at:
         return Refusal("end_before_start")
     if activity.ends_at - activity.starts_at > ACTIVITY_LENGTH_MAX:
@@ -263,7 +263,7 @@ def _publish(command: PublishActivity) -> Decision:
     }
     for kind, code in named.items():
         if code is not None and code not in command.words[kind]:
-            return Refusal("programme_word_unknown", {"kind": kind, "code": code})
+            return Refusal("programme_word_unknown", {"kind": kind})
     codes = [position.code for position in activity.positions]
     if len(set(codes)) < len(codes):
         return Refusal("position_doubled")
@@ -288,7 +288,7 @@ def _barred(
 def _change_capacity(activity: Activity, command: ChangeCapacity) -> Decision:
     before = activity.capacity.get(command.position)
     if before is None:
-        return Refusal("position_unknown", {"position": command.position})
+        return Refusal("position_unknown")
     if before == command.capacity:
         return []
     given = before - activity.free(command.position)
@@ -301,7 +301,7 @@ def _change_capacity(activity: Activity, command: ChangeCapacity) -> Decision:
 def _enroll(activity: Activity, command: Enroll) -> Decision:
     who, position = command.volunteer_id, command.position
     if position not in activity.capacity:
-        return Refusal("position_unknown", {"position": position})
+        return Refusal("position_unknown")
     clash = _clash(activity, command)
     if isinstance(clash, Refusal):
         return clash

@@ -57,7 +57,7 @@ def decide(device: Device, command: IssueDeviceKey | RevokeDeviceKey) -> Sequenc
             if refused is not None:
                 return refused
             if not command.is_unit_known:
-                return Refusal("unit_unknown", {"unit": command.unit_code})
+                return Refusal("unit_unknown")
             if device.unit_code is not None:
                 return []
             return [

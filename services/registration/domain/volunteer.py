@@ -193,7 +193,7 @@ def _register(volunteer: Volunteer, command: RegisterVolunteer) -> Sequence[Volu
     if volunteer.number is not None and not volunteer.has_left:
         return Refusal("already_registered")
     if not command.is_unit_known:
-        return Refusal("unit_unknown", {"unit": command.unit_code})
+        return Refusal("unit_unknown")
     id_number = command.id_number.upper()
     born_on = birth_date(id_number)
     if born_on is None or born_on > command.today:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
@@ -118,6 +119,15 @@ async def test_english_is_one_switch_away_and_stays(visitor: Client) -> None:
     assert Outline(answer.text).headings == ["Registration", "Freshness", "Balances"]
     assert "2 behind" in (await visitor.get("/")).text
     assert Outline((await visitor.get("/?lang=zh")).text).headings[0] == "报名登记"
+
+
+@pytest.mark.parametrize("path", ["/view/balances?{}=1", "/view/balances?limit={}", "/view/streams/{}/events", "/problems/{}"])
+async def test_a_page_that_says_what_is_wrong_does_not_say_the_address_again(visitor: Client, path: str) -> None:
+    for word in ("赵大山", "19900000001"):
+        answer = await visitor.get(path.format(word))
+        assert answer.status_code in {400, 404}
+        assert not any(each in answer.text for each in (word, quote(word)))
+        assert "?lang=en" in Outline(answer.text).links
 
 
 async def test_a_list_is_filtered_and_walked_on_the_page(visitor: Client) -> None:

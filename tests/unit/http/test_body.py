@@ -104,6 +104,27 @@ def test_a_finding_names_its_place_and_repeats_no_value() -> None:
     assert "secret" not in str(caught.value.members)
 
 
+@pytest.mark.parametrize(
+    ("raw", "pointer"),
+    [
+        ('{"remark": 1}', "/remark"),
+        ('{"赵大山": 1}', "/?"),
+        ('{"19900000001": 1}', "/?"),
+        ('{"lines": [{"minutes": 1, "Zhao Dashan": 2}]}', "/lines/0/?"),
+    ],
+)
+def test_a_key_that_is_no_fields_name_is_not_said_again(raw: str, pointer: str) -> None:
+    with pytest.raises(ProblemError, match="field_unknown") as caught:
+        parse_model(raw.encode(), Order)
+    assert [each["pointer"] for each in caught.value.members["errors"]] == [pointer]
+
+
+def test_nor_is_it_where_a_text_below_it_cannot_be_kept() -> None:
+    with pytest.raises(ProblemError, match="text_has_nul") as caught:
+        parse_json(r'{"赵大山": [{"note": "\u0000"}]}'.encode(), COMMAND_LIMITS)
+    assert caught.value.members == {"pointer": "/?/0/note"}
+
+
 def test_bodies_that_say_the_same_have_the_same_canonical_bytes() -> None:
     one = parse_json(b'{"a": 1, "b": {"c": "\\u4e2d", "d": null}}', COMMAND_LIMITS)
     other = parse_json('{"b":{"d":null,"c":"中"},"a":1}'.encode(), COMMAND_LIMITS)

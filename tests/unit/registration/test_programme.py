@@ -201,7 +201,7 @@ def test_each_year_says_its_units_anew(first: str, second: str) -> None:
 
 def test_a_code_that_is_used_twice_is_named_with_its_line() -> None:
     assert problems(SAMPLE.replace("code: tree-planting\n", "code: legal-outreach\n")) == [
-        f"line {line_of('code: legal-outreach')}: carrier code 'legal-outreach' is used twice"
+        f"line {line_of('code: legal-outreach')}: this carrier code is used twice"
     ]
 
 
@@ -215,7 +215,7 @@ def test_several_mistakes_are_told_at_once_each_with_its_line() -> None:
     ("found", "instead", "words"),
     [
         ("    day: 5\n", "    day: 31\n", "month 6 has no day 31"),
-        ("parent: water-bureau", "parent: nowhere", "parent 'nowhere' is not a unit named above"),
+        ("parent: water-bureau", "parent: nowhere", "parent is not a unit named above"),
         ("ends_on: 2017-12-31", "ends_on: 2016-12-31", "must be days of 2017"),
         ("  theme:", "  thema:", "programme.theme"),
         ("name: 区水务局", 'name: "\\0"', "visible characters"),
