@@ -45,7 +45,7 @@ class Column:
 
     On the page `minutes=True` shows hours, `plain=True` a number that counts nothing (a year, a position), and `words` what each code of a
     closed list is called, in Chinese and English; `hidden=True` leaves the column to programs, and a text in one `language` stands only
-    on pages in it. A name is the name `of` what another column identifies.
+    on pages in it. A name is the name `of` what another column identifies. It reads null for who asks in a role that it is `withheld` from.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Column:
     words: Mapping[str, tuple[str, str]] | None = None
     language: Literal["zh", "en"] | None = None
     of: str = ""
+    withheld: frozenset[Role] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,9 @@ async def _note(views: Views, query: Query, page: Page, reader: Actor | None) ->
     if views.note is None or reader is None or query.key is None:
         raise LeifengError(f"{query.name} shows personal data and nobody writes that down")
     subjects = [row[query.key] for row in page.rows]
-    await views.note(PersonalRead(reader, subjects, query.personal, query.name, "list"))
+    shown = [each.name for each in query.columns if each.name in query.personal and reader.role not in each.withheld]
+    if shown:
+        await views.note(PersonalRead(reader, subjects, shown, query.name, "list"))
 
 
 async def _read(
@@ -234,7 +237,8 @@ async def _read(
             await read_as(connection, views, reader.reach if reader else "nothing", reader.unit if reader else "")
         last = cursor if cursor is not None else [None] * len(query.order)
         found = await connection.fetch(query.sql, *(filters.get(each.name) for each in query.filters), *last, limit + 1)
-    rows = [{column.name: row[column.name] for column in query.columns} for row in found[:limit]]
+    withheld = {column.name for column in query.columns if reader is not None and reader.role in column.withheld}
+    rows = [{column.name: None if column.name in withheld else row[column.name] for column in query.columns} for row in found[:limit]]
     more = len(found) > limit
     touched = parked if query.key is None else parked & {str(row[query.key]) for row in rows}
     return Page(

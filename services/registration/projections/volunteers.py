@@ -127,7 +127,9 @@ STANDINGS: Final = {
 }
 """How a person stands in the programme."""
 
-_STAFF: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN, Role.AUDITOR})
+_STAFF: Final = frozenset({Role.BUREAU_ADMIN, Role.UNIT_ADMIN})
+_AUDITOR: Final = frozenset({Role.AUDITOR})
+"""Who looks at what was done needs nobody's own words."""
 
 QUERY: Final = Query(
     name="volunteers",
@@ -150,11 +152,11 @@ QUERY: Final = Query(
         Column("standing", "text", "状态", "Standing", words=STANDINGS),
         Column("may_be_named", "boolean", "同意公开姓名", "May be named"),
         Column("is_place_known", "boolean", "身份证地区可识别", "ID number of a known place"),
-        Column("skills", "text", "服务技能", "Skills", nullable=True, hidden=True),
+        Column("skills", "text", "服务技能", "Skills", nullable=True, hidden=True, withheld=_AUDITOR),
         Column("registered_at", "instant", "注册时间", "Registered"),
     ),
     order=("number",),
-    roles=_STAFF,
+    roles=_STAFF | _AUDITOR,
     title_zh="志愿者名册",
     title_en="Volunteers",
     filters=(BY_UNIT, Filter("standing", "text", "状态", "Standing")),

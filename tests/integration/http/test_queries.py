@@ -9,11 +9,12 @@ import asyncpg
 import httpx
 import pytest
 
+from shared.audit import PersonalRead
 from shared.http.api import Api
 from shared.http.app import build_app
-from shared.permissions import EVERYBODY
+from shared.permissions import EVERYBODY, Role
 from tests.integration.http.conftest import ACTIVITY, PERSON, Follow, TinyStore, Told, Withdrawn
-from tests.integration.http.seats import BALANCES, LOG_ID, NOW
+from tests.integration.http.seats import BALANCES, LOG_ID, NOW, PEOPLE
 from tests.integration.http.test_commands import SEATS, check_problem, key, seat
 
 Client = httpx.AsyncClient
@@ -92,6 +93,22 @@ async def test_a_list_with_names_asks_who_reads(client: Client, token: Callable[
     assert [each["name"] for each in answer.json()["items"]] == ["赵大山"]
     client.headers.pop("Authorization")
     check_problem(await client.get("/api/v1/people"), 401, "token_missing")
+
+
+async def test_a_column_that_is_withheld_from_a_role_reads_null_and_is_no_read(api: Api, token: Callable[..., str]) -> None:
+    noted: list[PersonalRead] = []
+
+    async def note(read: PersonalRead) -> int:
+        noted.append(read)
+        return len(noted)
+
+    columns = tuple(replace(each, withheld=frozenset({Role.AUDITOR})) if each.name == "name" else each for each in PEOPLE.columns)
+    people = replace(PEOPLE, columns=columns, roles=frozenset({Role.BUREAU_ADMIN, Role.AUDITOR}), key="volunteer_id", personal=("name",))
+    app = build_app(replace(api, queries=(people,), views=replace(api.views, note=note)))
+    async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as client:
+        asked = [await client.get("/api/v1/people", headers={"Authorization": token(role)}) for role in ("auditor", "bureau_admin")]
+    assert [[row["name"] for row in answer.json()["items"]] for answer in asked] == [[None], ["赵大山"]]
+    assert [(read.actor.role, read.fields) for read in noted] == [(Role.BUREAU_ADMIN, ["name"])]
 
 
 async def test_with_a_token_of_any_role_one_reads_no_less_than_without(
