@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from shared.audit.heads import ChainHead
@@ -19,6 +19,11 @@ CHAIN_START: Final = bytes(32)
 _PAGE_ROWS_MAX: Final = 1000
 
 
+RevealReason = Literal["identity_check", "contact", "correction", "certificate", "complaint", "authority_request"]
+ReadReason = Literal["list", "own copy", "copy for the person", RevealReason]
+"""Why somebody reads, as a code: what is written down here stays for ever and is read by auditors, so it takes nobody's own words."""
+
+
 @dataclass(frozen=True, slots=True)
 class PersonalRead:
     """What is about to be read: by whom, about whom, which fields, through which door (`what`), and why."""
@@ -27,7 +32,7 @@ class PersonalRead:
     subjects: Sequence[UUID]
     fields: Sequence[str]
     what: str
-    reason: str
+    reason: ReadReason
 
 
 NoteRead = Callable[[PersonalRead], Coroutine[Any, Any, int]]

@@ -1,9 +1,23 @@
 """Who has read personal data: the list for auditors, the same in every service."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from shared.http.query import Column, Filter, Query
 from shared.permissions import Role
+
+WHY: Final[Mapping[str, tuple[str, str]]] = {
+    "identity_check": ("核对身份", "to check who somebody is"),
+    "contact": ("联系本人", "to get in touch with the person"),
+    "correction": ("更正信息", "to correct what is recorded"),
+    "certificate": ("出具证明", "to write a certificate"),
+    "complaint": ("处理投诉或异议", "to settle a complaint or an objection"),
+    "authority_request": ("主管机关依法要求", "an authority asks for it by law"),
+    "own copy": ("本人副本", "the person's own copy"),
+    "copy for the person": ("代本人取副本", "a copy for the person"),
+    "list": ("查阅名册", "a list"),
+}
+"""What each `ReadReason` is called."""
 
 READS: Final = Query(
     name="personal_data_reads",
@@ -24,7 +38,7 @@ READS: Final = Query(
         Column("subjects", "text", "被查阅人", "About whom"),
         Column("fields", "text", "字段", "Fields"),
         Column("what", "text", "方式", "How"),
-        Column("why", "text", "理由", "Why"),
+        Column("why", "text", "理由", "Why", words=WHY),
     ),
     order=("number",),
     roles=frozenset({Role.AUDITOR, Role.BUREAU_ADMIN}),

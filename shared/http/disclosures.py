@@ -9,12 +9,12 @@ from io import BytesIO
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.audit import PersonalRead
+from shared.audit import PersonalRead, ReadReason, RevealReason
 from shared.clock import CIVIL_ZONE
 from shared.envelope import Stream
 from shared.http.api import Api
@@ -42,7 +42,7 @@ class Reveal(BaseModel):
     """Which fields, and why: both are written down, with who asks."""
 
     fields: Annotated[tuple[str, ...], Field(min_length=1, max_length=20)]
-    reason: Annotated[str, StringConstraints(min_length=4, max_length=200, pattern=r"\S")]
+    reason: RevealReason
 
 
 def reveal_handler(api: Api, disclosing: Disclosing) -> Handler:
@@ -85,7 +85,7 @@ def copy_handler(api: Api, disclosing: Disclosing) -> Handler:
         opened = None if data.category is None else await deadline.meet(_opened(disclosing, person, actor))
         sections = await deadline.meet(_sections(api, data.sections, person))
         fields = [*(opened.fields if opened else ()), *(each.name for each, _ in sections)]
-        reason = "own copy" if actor.person_id == person else "copy for the person"
+        reason: ReadReason = "own copy" if actor.person_id == person else "copy for the person"
         await deadline.meet(disclosing.note(PersonalRead(actor, [person], fields, "copy", reason)))
         if form == "xlsx":
             return _answer(await asyncio.to_thread(workbook, opened.fields if opened else {}, sections), XLSX)

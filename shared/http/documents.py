@@ -1,12 +1,13 @@
 """The OpenAPI document of a service, from the same tables as its routes: commands, queries, problems (OpenAPI 3.1)."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from shared.application import UseCase
+from shared.audit import RevealReason
 from shared.contracts.event import Event
 from shared.http.api import Api
 from shared.http.body import BodyLimits
@@ -114,7 +115,7 @@ def _reveal(fields: Sequence[str], catalogue: Catalogue) -> Json:
         "required": ["fields", "reason"],
         "properties": {
             "fields": {"type": "array", "minItems": 1, "maxItems": 20, "items": {"enum": list(fields)}},
-            "reason": {"type": "string", "minLength": 4, "maxLength": 200},
+            "reason": {"enum": list(get_args(RevealReason))},
         },
     }
     return {
@@ -125,7 +126,7 @@ def _reveal(fields: Sequence[str], catalogue: Catalogue) -> Json:
         "parameters": [*_path_parameters(REVEAL_PATH), *(_parameter(name) for name in ("CorrelationId", "Traceparent"))],
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": body, "example": {"fields": [fields[0]], "reason": "核对身份"}}},
+            "content": {"application/json": {"schema": body, "example": {"fields": [fields[0]], "reason": "identity_check"}}},
         },
         "responses": {
             "200": {"description": "原文 / in the clear", "content": {"application/json": {"schema": answer}}},
@@ -320,7 +321,8 @@ def _column(column: Column) -> Json:
         schema["enum"] = [*column.words, *([None] if column.nullable else [])]
     if column.nullable:
         schema["type"] = [schema["type"], "null"]
-    return {**schema, "description": f"{column.zh} / {column.en}"}
+    withheld = f"; null: {', '.join(sorted(column.withheld))}" if column.withheld else ""
+    return {**schema, "description": f"{column.zh} / {column.en}{withheld}"}
 
 
 def _path_parameters(path: str) -> list[Json]:

@@ -73,13 +73,14 @@ def _logged(stack: Stack) -> set[str]:
 
 
 async def test_a_reveal_and_a_copy_are_written_down_in_a_chain_before_anything_is_shown(stage: Stage, person: UUID) -> None:
-    said = {"fields": ["name", "guardian_name"], "reason": "核对监护人"}
+    said = {"fields": ["name", "guardian_name"], "reason": "identity_check"}
     path = f"/api/v1/volunteers/{person}/reveal"
     shown = await stage.bureau("registration").post(path, json=said)
     assert shown.status_code == 200, shown.text
     assert shown.json()["fields"] == {"name": CANARIES["name"], "guardian_name": CANARIES["guardian"]}
-    refused = await stage.bureau("registration").post(path, json={**said, "fields": ["secret"]})
-    assert (refused.status_code, refused.json()["code"]) == (422, "field_wrong_value")
+    for wrong in ({"fields": ["secret"]}, {"reason": "核对赵大山"}):
+        refused = await stage.bureau("registration").post(path, json={**said, **wrong})
+        assert (refused.status_code, refused.json()["code"]) == (422, "field_wrong_value")
     assert (await stage.self_("registration", person).post(path, json=said)).status_code == 403
     copies = []
     for service in SERVICES:
@@ -93,7 +94,7 @@ async def test_a_reveal_and_a_copy_are_written_down_in_a_chain_before_anything_i
     ]  # fmt: skip
     listed = await stage.bureau("registration").get("/api/v1/personal-data-reads", params={"subject": str(person)})
     assert [(row["what"], row["why"]) for row in listed.json()["items"]] == [
-        ("reveal", "核对监护人"), ("copy", "own copy"), ("copy", "own copy"),
+        ("reveal", "identity_check"), ("copy", "own copy"), ("copy", "own copy"),
     ]  # fmt: skip
     assert not any(words in listed.text for words in CANARIES.values())
     verified = await run("registration", stage.stack.environment("registration"), "verify")
@@ -104,7 +105,7 @@ async def test_the_end_of_the_chain_is_missed_by_what_was_said_of_it_on_kafka_an
     stage: Stage, person: UUID, tmp_path: Path
 ) -> None:
     stack, file = stage.stack, tmp_path / "reads.jsonl"
-    said = {"fields": ["name"], "reason": "核对姓名"}
+    said = {"fields": ["name"], "reason": "identity_check"}
     assert (await stage.bureau("registration").post(f"/api/v1/volunteers/{person}/reveal", json=said)).status_code == 200
     log_id = (await stack.sql("registration", "SELECT log_id FROM es.log"))[0]["log_id"]
     (last,) = await stack.sql("registration", "SELECT number, hash FROM audit.read ORDER BY number DESC LIMIT 1")

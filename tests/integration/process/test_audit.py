@@ -20,7 +20,7 @@ from shared.postgres import Connection, Pool, connect, open_pool
 from tests.conftest import Databases
 
 ACTOR = Actor(UUID(int=7), Role.UNIT_ADMIN, "water-saving-office")
-READ = PersonalRead(ACTOR, [uuid4()], ["name", "phone"], "reveal", "联系本人: 活动改期")
+READ = PersonalRead(ACTOR, [uuid4()], ["name", "phone"], "reveal", "contact")
 
 
 @dataclass

@@ -97,7 +97,7 @@ async def test_nobody_reads_or_writes_anything_of_them_from_then_on(restored: Re
     said = {"consent": "be_named", "text_version": "2017-1", "guardian_name": "某人"}
     assert (await site.ask(f"/volunteers/{restored.kept.id}/consents", said, restored.kept.id, "volunteer")).status_code == 200
     async with site.client(SERVICE, "局长甲", "bureau_admin", "water-saving-office") as bureau:
-        asked = {"fields": ["name", "id_number", "phone"], "reason": "核对身份"}
+        asked = {"fields": ["name", "id_number", "phone"], "reason": "identity_check"}
         answer = await bureau.post(f"/api/v1/volunteers/{restored.erased.id}/reveal", json=asked)
     assert answer.json()["fields"] == dict.fromkeys(asked["fields"]), answer.text
     built = await site.run("rebuild")

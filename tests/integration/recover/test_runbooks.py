@@ -295,7 +295,7 @@ async def test_the_head_of_the_chain_of_reads_is_published_and_its_end_missed_wh
     (person,) = await registered(site, 1)
     outside = {"REGISTRATION_READS_FILE": str(site.folder / "reads.jsonl")}
     async with site.client(SERVICE, "局长甲", "bureau_admin", "water-saving-office") as bureau:
-        for reason in ("核对姓名", "核对电话"):
+        for reason in ("identity_check", "contact"):
             asked = {"fields": ["name"], "reason": reason}
             assert (await bureau.post(f"/api/v1/volunteers/{person.id}/reveal", json=asked)).status_code == 200
     assert "reads: reads.jsonl has no line of the last two days" in (await page.follow(2, **outside)).out

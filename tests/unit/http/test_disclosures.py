@@ -3,10 +3,13 @@
 import re
 from datetime import UTC, date, datetime
 from io import BytesIO
+from typing import get_args
 from zipfile import ZipFile
 
 import pytest
 
+from shared.audit import ReadReason
+from shared.http.audited import WHY
 from shared.http.disclosures import cell, workbook
 from shared.http.personal import Section
 
@@ -40,3 +43,7 @@ def test_a_workbook_holds_texts_and_numbers_and_no_formula_and_no_link() -> None
     assert not any(re.search(r"<f[ >]|<hyperlink", sheet) for sheet in sheets.values())
     assert "'=cmd|x" in texts.replace("&apos;", "'")
     assert "<v>90</v>" in sheets["xl/worksheets/sheet2.xml"]
+
+
+def test_every_reason_for_a_read_has_words() -> None:
+    assert set(WHY) == set(get_args(ReadReason))
