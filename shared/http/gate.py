@@ -184,7 +184,7 @@ def problem_of(error: Exception, route: str) -> ProblemError:
         case StreamConflictError():
             return ProblemError("stream_conflict")
         case StaleVersionError():
-            return ProblemError("version_stale", expected=error.expected, actual=error.actual)
+            return ProblemError("version_stale", actual=error.actual)
         case FingerprintMismatchError():
             return ProblemError("idempotency_key_reused", command_id=error.command_id)
         case EventTooLargeError():

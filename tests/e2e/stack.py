@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -172,17 +173,19 @@ class Stack:
     async def settled(self, within: float = 20.0) -> None:
         """Waits until every consumer of every service stands at the heads of the stores, reactions and due deadlines included."""
         end = time.monotonic() + within
-        while True:
-            heads = {service: (await self.sql(service, _HEAD))[0]["head"] for service in SERVICES}
-            behind = [line for service in SERVICES for line in await self._behind(service, heads)]
-            again = {service: (await self.sql(service, _HEAD))[0]["head"] for service in SERVICES}
-            if not behind and again == heads:
-                return
-            assert time.monotonic() < end, behind
-            await asyncio.sleep(0.05)
+        async with AsyncExitStack() as held:
+            asking = {service: await held.enter_async_context(self.asking(service)) for service in SERVICES}
+            while True:
+                heads = {service: await one.fetchval(_HEAD) for service, one in asking.items()}
+                behind = [line for service, one in asking.items() for line in await self._behind(service, one, heads)]
+                again = {service: await one.fetchval(_HEAD) for service, one in asking.items()}
+                if not behind and again == heads:
+                    return
+                assert time.monotonic() < end, behind
+                await asyncio.sleep(0.05)
 
-    async def _behind(self, service: str, heads: Mapping[str, int]) -> list[str]:
-        places = {(row["consumer"], row["log"]): row for row in await self.sql(service, _PLACES)}
+    async def _behind(self, service: str, asking: "asyncpg.Connection[asyncpg.Record]", heads: Mapping[str, int]) -> list[str]:
+        places = {(row["consumer"], row["log"]): row for row in await asking.fetch(_PLACES)}
         reached = {
             (name, each.source): places[name, each.source]["applied"] if (name, each.source) in places else 0
             for each in SUBSCRIPTIONS
@@ -190,7 +193,7 @@ class Stack:
         }
         for reaction in {each.source for each in REACTIONS[service]}:
             reached["reactions", reaction] = places["inbox", reaction]["reacted"] if ("inbox", reaction) in places else 0
-        due = (await self.sql(service, _DUE))[0]["due"]
+        due = await asking.fetchval(_DUE)
         return [
             *(f"{service}.{name} of {log}: {at} of {heads[log]}" for (name, log), at in reached.items() if at < heads[log]),
             *([f"{service}: {due} deadlines"] if due else []),
@@ -198,9 +201,15 @@ class Stack:
 
     async def sql(self, service: str, statement: str, *values: Any) -> list[asyncpg.Record]:
         """Rows of a service's database, as the superuser."""
+        async with self.asking(service) as connection:
+            return await connection.fetch(statement, *values)
+
+    @asynccontextmanager
+    async def asking(self, service: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """A connection to a service's database, as the superuser."""
         connection = await asyncpg.connect(self.dsn(service, "admin"), timeout=5)
         try:
-            return await connection.fetch(statement, *values)
+            yield connection
         finally:
             await connection.close(timeout=5)
 

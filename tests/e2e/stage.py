@@ -114,11 +114,11 @@ class Stage:
         self._numbers = count(1)
         self.programme_at = ""
 
-    async def set(self) -> None:
-        """Roles, programme, hours policy and star policy."""
+    async def set(self, *more: tuple[str, str, str]) -> None:
+        """Roles, those of the cast and `more`; programme, hours policy and star policy."""
         if await self.now() is None:
             await self.stack.travel(civil(_BEGIN))
-        await self.stack.appoint(*CAST)
+        await self.stack.appoint(*CAST, *more)
         programme = (SAMPLE / "programme-2017.yaml").read_text()
         hours_policy = {"file": (SAMPLE / "hours-policy.yaml").read_text()}
         self.programme_at = await self.adopt(programme)
