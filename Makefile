@@ -25,7 +25,7 @@ status: $(VENV)/local  ## What runs, and where to look
 	@$(RUN) -m deploy.local status
 
 test: $(VENV)/test tests/node/node_modules/.done  ## All tests, against a real Kafka and a real PostgreSQL; ARGS="-k word" chooses
-	$(RUN) -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(RUN) -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/test  ## Style, types, walls
 	$(RUN) -m ruff check .
