@@ -287,7 +287,7 @@ async def _is_forgotten(scene: Scene, number: int) -> None:
 
 async def _revealed(scene: Scene, number: int) -> dict[str, str | None]:
     """What each api of registration shows the bureau as the person's name."""
-    said = {"fields": ["name"], "reason": "a fault of the harness"}
+    said = {"fields": ["name"], "reason": "identity_check"}
     path, found = f"/api/v1/volunteers/{world.volunteer(number)}/reveal", dict[str, str | None]()
     headers = scene.clients.headers((*BUREAU, "bureau"))
     async with httpx.AsyncClient(timeout=ANSWER_WITHIN_S, verify=NO_TLS, headers=headers) as client:
