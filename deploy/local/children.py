@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Final, Self
 
@@ -75,6 +76,13 @@ def wait_for(condition: Callable[[], bool], within: float, every: float = 0.02) 
     return True
 
 
+def tie(parent: int, at_its_death: signal.Signals) -> None:
+    """In a new process of `parent`: it gets the signal when the parent ends, and ends now if that has happened already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(at_its_death))
+    if os.getppid() != parent:  # It died between fork and the line above.
+        os._exit(1)
+
+
 @dataclass(frozen=True)
 class Account:
     """An unprivileged user to run a child as."""
@@ -102,15 +110,9 @@ class Child:
             raise RuntimeError("start children from the main thread: the kernel ties them to the thread that made them")
         self.name = name
         self.log = log
-        parent = os.getpid()
-
-        def tie() -> None:
-            _libc.prctl(_PR_SET_PDEATHSIG, int(at_my_death))
-            if os.getppid() != parent:  # It died between fork and the line above.
-                os._exit(1)
-
+        tied = partial(tie, os.getpid(), at_my_death)
         with log.open("ab") as out:
-            self._process: subprocess.Popen[bytes] = _spawn(command, out, dict(environment), account, directory, tie)
+            self._process: subprocess.Popen[bytes] = _spawn(command, out, dict(environment), account, directory, tied)
         identity = Identity.of(self._process.pid)
         self.identity = identity or Identity(self._process.pid, "ended at once")
 
@@ -135,10 +137,14 @@ class Child:
         """Each step is a signal and the seconds to wait for the end after it; SIGKILL comes last in any case."""
         for number, seconds in (*steps, (signal.SIGKILL, 10.0)):
             self.send(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(seconds)
+            if self._ends(seconds):
                 return
         raise Trouble(f"{self.name} (process {self.pid}) does not end, not even by SIGKILL")
+
+    def _ends(self, seconds: float) -> bool:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+        return not self.running()
 
     def last_words(self, lines: int = 5) -> str:
         """The end of its log."""

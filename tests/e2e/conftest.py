@@ -6,18 +6,15 @@ import pytest
 
 from deploy.local.kafka import LocalKafka
 from deploy.local.postgres import LocalPostgres
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, running
 from tests.e2e.stage import Stage
 
 
 @pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgres, kafka_server: LocalKafka) -> Iterator[Stack]:
     """Six processes on the travelling clock, with nothing in their logs yet."""
-    made = Stack(tmp_path_factory.mktemp("stack"), postgres_server, kafka_server, clock="travel")
-    made.migrate()
-    made.start()
-    yield made
-    made.remove()
+    with running(tmp_path_factory.mktemp("stack"), postgres_server, kafka_server) as made:
+        yield made
 
 
 @pytest.fixture(scope="package")

@@ -31,7 +31,7 @@ from shared.contracts.topics import TOPICS
 from shared.http.signin import TOKEN_COOKIE
 from shared.relay.readback import read, reading
 from tests.e2e.canaries import FORMS, PERSONS, Canary, Kind, body_of, found_in, is_seen_through
-from tests.e2e.stack import Stack, command
+from tests.e2e.stack import Stack, command, running
 from tests.e2e.stage import OTHER_UNIT, UNIT, Stage, accepted, on, rows
 from tests.e2e.test_rows import lists, logged_in, seen, walked
 from tests.integration.recover.conftest import run
@@ -60,11 +60,8 @@ HELD: Final[Mapping[tuple[str, str], frozenset[Kind]]] = {
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgres, kafka_server: LocalKafka) -> Iterator[Stack]:
     """Six processes of their own: a thousand persons are too many for the first pages that other tests read."""
-    made = Stack(tmp_path_factory.mktemp("canaries"), postgres_server, kafka_server, clock="travel")
-    made.migrate()
-    made.start()
-    yield made
-    made.remove()
+    with running(tmp_path_factory.mktemp("canaries"), postgres_server, kafka_server) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

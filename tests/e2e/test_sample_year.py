@@ -17,7 +17,7 @@ from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
 from deploy.sample.year import AUDITOR
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, running
 
 PLAYED_WITHIN_S: Final = 420.0
 """On an idle machine it takes well under a minute without the kills; the tests may share it."""
@@ -26,11 +26,8 @@ PLAYED_WITHIN_S: Final = 420.0
 @pytest.fixture
 def stack(tmp_path: Path, postgres_server: LocalPostgres, kafka_server: LocalKafka) -> Iterator[Stack]:
     """Six processes of the test's own, on the travelling clock."""
-    made = Stack(tmp_path, postgres_server, kafka_server, clock="travel")
-    made.migrate()
-    made.start()
-    yield made
-    made.remove()
+    with running(tmp_path, postgres_server, kafka_server) as made:
+        yield made
 
 
 def play(stack: Stack, number: int) -> Child:

@@ -14,7 +14,6 @@ from time import monotonic, sleep
 
 from deploy.local.children import Child, Identity
 from deploy.local.places import CHECKOUT
-from deploy.local.trouble import Trouble
 from tests.forks.words import CHECKOUT as HERE
 from tests.forks.words import SOCKET, ask, outcome
 
@@ -106,13 +105,8 @@ class Forked(Child):
             except ProcessLookupError:
                 return
 
-    def stop(self, *steps: tuple[signal.Signals, float]) -> None:
-        """Each step is a signal and the seconds to wait for the end after it; SIGKILL comes last in any case."""
-        for number, seconds in (*steps, (signal.SIGKILL, 10.0)):
-            self.send(number)
-            if self._outcome(seconds) is not None:
-                return
-        raise Trouble(f"{self.name} (process {self.pid}) does not end, not even by SIGKILL")
+    def _ends(self, seconds: float) -> bool:
+        return self._outcome(seconds) is not None
 
     def _outcome(self, seconds: float) -> int | None:
         if self._code is None:

@@ -1,7 +1,6 @@
 """`python -m tests.forks.server SOCKET`: loads the three services once, and forks a process of one whenever it is asked."""
 
 import contextlib
-import ctypes
 import gc
 import importlib
 import io
@@ -17,6 +16,7 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_SEQPACKET, socket
 from typing import Any, NoReturn
 
+from deploy.local.children import tie
 from tests.forks import words
 
 LOADED = (
@@ -68,9 +68,9 @@ class Server:
             else:
                 self._close(line)
             return
-        pid = os.fork()
+        server, pid = os.getpid(), os.fork()
         if pid == 0:
-            self._become(said, files)
+            self._become(server, said, files)
         for each in files:
             os.close(each)
         handle = os.pidfd_open(pid)
@@ -95,7 +95,7 @@ class Server:
             self._selector.unregister(line)
         line.close()
 
-    def _become(self, said: dict[str, Any], files: Sequence[int]) -> NoReturn:
+    def _become(self, server: int, said: dict[str, Any], files: Sequence[int]) -> NoReturn:
         """In the new process: what Python itself does between its start and the module."""
         code = 1
         try:
@@ -104,7 +104,7 @@ class Server:
             for line, (_, handle) in self._processes.items():
                 line.close()
                 os.close(handle)
-            tie()
+            tie(server, signal.SIGKILL)
             os.setsid()
             for number, file in enumerate(files):
                 os.dup2(file, number)
@@ -130,11 +130,6 @@ class Server:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
-
-
-def tie() -> None:
-    """No process outlives the server."""
-    ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
 
 
 if __name__ == "__main__":

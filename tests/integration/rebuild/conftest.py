@@ -19,7 +19,7 @@ from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
 from shared.digest import digest_of
-from tests.e2e.stack import Stack, command
+from tests.e2e.stack import Stack, command, running
 from tests.e2e.stage import UNIT, Activity, Stage, accepted, on, rows
 from tests.forks.children import start
 from tests.loopback import NO_TLS
@@ -87,11 +87,8 @@ class Operator:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgres, kafka_server: LocalKafka) -> Iterator[Stack]:
     """Six processes on the travelling clock."""
-    made = Stack(tmp_path_factory.mktemp("rebuild"), postgres_server, kafka_server, clock="travel")
-    made.migrate()
-    made.start()
-    yield made
-    made.remove()
+    with running(tmp_path_factory.mktemp("rebuild"), postgres_server, kafka_server) as made:
+        yield made
 
 
 @dataclass
