@@ -49,7 +49,7 @@ PROCESSES: Final = tuple(f"{service}-{role}" for service in SERVICES for role in
 CAST: Final = (("督查员", "auditor", "water-bureau"), ("运维员", "ops", "water-bureau"))
 
 HELD: Final[Mapping[tuple[str, str], frozenset[Kind]]] = {
-    ("registration", "views.volunteers"): frozenset({"name", "phone", "words"}),
+    ("registration", "views.volunteers"): frozenset({"name", "words"}),
     ("registration", "views.clashes_overridden"): frozenset({"words"}),
     ("registration", "api.volunteers"): frozenset({"words"}),
     ("registration", "api.clashes_overridden"): frozenset({"words"}),

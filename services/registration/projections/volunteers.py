@@ -29,7 +29,6 @@ class _Volunteer:
     number: str
     unit_code: str
     name: str | None
-    phone: str | None
     is_minor: bool
     skills: str | None
     standing: str
@@ -71,7 +70,6 @@ def _registered(event: VolunteerRegistered, fact: Fact) -> _Volunteer:
         number=event.number,
         unit_code=event.unit_code,
         name=event.name,
-        phone=event.phone,
         is_minor=event.is_minor,
         skills=event.skills,
         standing="registered",
@@ -92,28 +90,28 @@ def _change(
         case VolunteerDeregistered():
             volunteer.standing, volunteer.named_position = "left", None
         case PersonalDataErased():
-            volunteer.standing, volunteer.name, volunteer.phone, volunteer.skills = "erased", None, None, None
+            volunteer.standing, volunteer.name, volunteer.skills = "erased", None, None
         case _:
             pass
 
 
 _SELECT: Final[LiteralString] = """
-    SELECT volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at, registered_position, named_position,
+    SELECT volunteer_id, number, unit_code, name, is_minor, skills, standing, registered_at, registered_position, named_position,
            is_place_known
     FROM volunteers WHERE volunteer_id = ANY ($1::uuid[])
 """
 _UPSERT: Final[LiteralString] = """
-    INSERT INTO volunteers (volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at, registered_position,
+    INSERT INTO volunteers (volunteer_id, number, unit_code, name, is_minor, skills, standing, registered_at, registered_position,
                             named_position, is_place_known)
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
-                         $9::timestamptz[], $10::bigint[], $11::bigint[], $12::boolean[])
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::text[], $7::text[],
+                         $8::timestamptz[], $9::bigint[], $10::bigint[], $11::boolean[])
     ON CONFLICT (volunteer_id) DO UPDATE
-    SET number = excluded.number, unit_code = excluded.unit_code, name = excluded.name, phone = excluded.phone,
+    SET number = excluded.number, unit_code = excluded.unit_code, name = excluded.name,
         is_minor = excluded.is_minor, skills = excluded.skills, standing = excluded.standing, registered_at = excluded.registered_at,
         registered_position = excluded.registered_position, named_position = excluded.named_position,
         is_place_known = excluded.is_place_known
 """
-_ERASE: Final = "UPDATE volunteers SET name = NULL, phone = NULL, skills = NULL WHERE volunteer_id = $1"
+_ERASE: Final = "UPDATE volunteers SET name = NULL, skills = NULL WHERE volunteer_id = $1"
 
 VOLUNTEERS: Final = Projection("volunteers", "registration", Path(__file__).with_suffix(".sql"), fold, _ERASE)
 

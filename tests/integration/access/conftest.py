@@ -87,9 +87,9 @@ async def log_in(base: Base) -> AsyncIterator[LogIn]:
 
 
 _INSERT_VOLUNTEER = """
-    INSERT INTO views_1.volunteers (volunteer_id, number, unit_code, name, phone, is_minor, skills, standing, registered_at,
+    INSERT INTO views_1.volunteers (volunteer_id, number, unit_code, name, is_minor, skills, standing, registered_at,
         registered_position, named_position, is_place_known)
-    VALUES ($1, $2, $3, $4, '13800000000', false, 'x', 'registered', now(), 1, NULL, true)
+    VALUES ($1, $2, $3, $4, false, 'x', 'registered', now(), 1, NULL, true)
 """
 _INSERT_ACTIVITY = """
     INSERT INTO views_1.activities (activity_id, unit_code, month, title, carrier, place, starts_at, ends_at, wait_list_max,

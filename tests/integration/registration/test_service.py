@@ -195,7 +195,7 @@ async def test_nothing_personal_stands_in_the_log_and_an_erasure_empties_the_vie
     await erase(registration, who)
     await registration.catch_up()
     live = await registration.pool.fetch("SELECT * FROM volunteers")
-    assert (live[0]["name"], live[0]["phone"], live[0]["standing"]) == (None, None, "erased")
+    assert (live[0]["name"], live[0]["skills"], live[0]["standing"]) == (None, None, "erased")
     await registration.pool.execute("DELETE FROM volunteers")
     replayed = [fact for fact in await registration.facts_from_the_start() if fact.record.stream.category == "volunteer"]
     async with registration.pool.acquire() as connection:
