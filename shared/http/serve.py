@@ -11,6 +11,8 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shared.lifecycle import pause
+
 FINISH_SECONDS_MAX: Final = 20
 KEEP_ALIVE_SECONDS: Final = 30
 HEADERS_BYTES_MAX: Final = 32 * 1024
@@ -19,8 +21,8 @@ LINGER_SECONDS: Final = 1.0
 """How long, once the door is closed, a connection that is open may still bring a request; it is told that this is the last one."""
 CONNECTIONS_MAX: Final = 1000
 """Connections of one process; the next one is told 503 at once."""
-
-
+DATE_SECONDS: Final = 1.0
+"""How often the date that answers carry is written anew."""
 HELD_BYTES_MAX: Final = 64 * 1024
 """What an answer may gather before it is sent in parts."""
 
@@ -65,6 +67,20 @@ class _Protocol(H11Protocol):
 
 class _Server(uvicorn.Server):
     """Leaves signals to the process: who owns the process decides what SIGTERM means."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        """Has `serve` come to its end."""
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Until the end. uvicorn's own wakes the process ten times a second to see whether that has come; this one is told."""
+        while not await self.on_tick(0):
+            await pause(self._ending, DATE_SECONDS)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -151,7 +167,7 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
     async def end() -> None:
         await stop.wait()
         await asyncio.sleep(pause_seconds)
-        server.should_exit = True
+        server.end()
 
     async with asyncio.TaskGroup() as tasks:
         ending = tasks.create_task(end())

@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+from time import monotonic
 
 import httpx
 import pytest
+import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from shared.http.serve import HELD_BYTES_MAX, _OneSend, listen, serve
+from shared.http.serve import DATE_SECONDS, HELD_BYTES_MAX, _OneSend, listen, serve
 
 
 def free_port() -> int:
@@ -43,6 +45,24 @@ async def test_a_request_that_runs_is_finished_after_the_stop() -> None:
         await serving
     with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.1", port), timeout=1):
         pass
+
+
+async def test_a_server_that_is_asked_nothing_wakes_once_a_second_to_write_the_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks, thrice, stop = list[float](), asyncio.Event(), asyncio.Event()
+    tick = uvicorn.Server.on_tick
+
+    async def counted(server: uvicorn.Server, counter: int) -> bool:
+        ticks.append(monotonic())
+        if len(ticks) == 3:
+            thrice.set()
+        return await tick(server, counter)
+
+    monkeypatch.setattr(uvicorn.Server, "on_tick", counted)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(serve(lambda *_: asyncio.sleep(0), "127.0.0.1", free_port(), stop))
+        await thrice.wait()
+        stop.set()
+    assert ticks[2] - ticks[0] > 1.9 * DATE_SECONDS
 
 
 async def test_a_taken_port_is_said_at_once() -> None:
