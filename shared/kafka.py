@@ -22,6 +22,8 @@ from shared.settings import Secured, Servers
 START_SECONDS_MAX: Final = 5.0
 STOP_SECONDS_MAX: Final = 1.0
 REQUEST_SECONDS_MAX: Final = 5.0
+LOOK_MILLISECONDS: Final = 5000
+"""How often a consumer looks unasked whether there is something to fetch. Each change tells it; by itself it looks five times a second."""
 BATCH_BYTES_MAX: Final = 256 * 1024
 """A batch before compression. The broker holds a whole batch against `max.message.bytes`, so this stays below it."""
 RECORD_BYTES_MAX: Final = MESSAGE_BYTES_MAX - 4096
@@ -156,6 +158,7 @@ async def start_consumer(servers: Servers, client_id: str, topic: str) -> AIOKaf
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=2 * MESSAGE_BYTES_MAX,
+        consumer_timeout_ms=LOOK_MILLISECONDS,
         request_timeout_ms=round(REQUEST_SECONDS_MAX * 1000),
     )
     await _start(consumer, servers)
@@ -196,12 +199,22 @@ async def offsets(consumer: AIOKafkaConsumer, topic: str) -> tuple[int, int]:
     partition = only_partition(topic)
     try:
         async with asyncio.timeout(REQUEST_SECONDS_MAX):
-            first = await consumer.beginning_offsets([partition])
-            end = await consumer.end_offsets([partition])
+            first, end = await asyncio.gather(consumer.beginning_offsets([partition]), consumer.end_offsets([partition]))
     except TimeoutError:
         check_may_read(consumer, topic)
         raise
     return first[partition], end[partition]
+
+
+async def is_there(consumer: AIOKafkaConsumer, topic: str) -> bool:
+    """Whether the cluster has the topic that this consumer reads, as it is now. Raises LOST_ERRORS.
+
+    It asks for this topic alone: `topics()` has every partition of the whole cluster listed.
+    """
+    client = consumer._client  # noqa: SLF001
+    if not await client.force_metadata_update():
+        raise KafkaError("no broker says which topics there are")
+    return topic in client.cluster.topics()
 
 
 def check_may_read(consumer: Any, topic: str) -> None:

@@ -79,16 +79,23 @@ async def reading(servers: Servers, topic: str, client_id: str) -> AsyncIterator
 
 
 async def read(consumer: AIOKafkaConsumer, topic: str, end: int) -> list[Found]:
-    """The next records, none when the consumer stands at `end`; what cannot be read comes empty. Raises kafka.LOST_ERRORS."""
+    """The next records, none when the consumer stands at `end`; what cannot be read comes empty. Raises kafka.LOST_ERRORS.
+
+    At `end` it rests until it is to read again: nobody waits for more, and a fetch that the broker holds lets no question by.
+    """
     partition = kafka.only_partition(topic)
+    consumer.resume(partition)
     give_up_at = monotonic() + kafka.REQUEST_SECONDS_MAX
     getmany = kafka.passing_over(consumer, partition)
     while await consumer.position(partition) < end:
         fetched = await getmany(partition, timeout_ms=500, max_records=READ_RECORDS_MAX)  # Never cancelled by a deadline.
         if partition in fetched:
+            if await consumer.position(partition) >= end:
+                consumer.pause(partition)  # Before anything else has its turn, so that no further fetch is sent.
             return [Found(each.offset, each.headers, each.value, each.key, each.timestamp) for each in fetched[partition]]
         if monotonic() > give_up_at:
             raise TimeoutError
+    consumer.pause(partition)
     return []
 
 
@@ -185,7 +192,7 @@ class ReadBack:
     async def _is_there(self, consumer: AIOKafkaConsumer) -> bool:
         """Asked first: for the end of a topic that was deleted one waits in vain."""
         async with asyncio.timeout(kafka.REQUEST_SECONDS_MAX):
-            return self._topic in await consumer.topics()
+            return await kafka.is_there(consumer, self._topic)
 
     def _judge(self, place: Place, found: list[Found], sealed: int) -> tuple[Place, dict[int, bytes], list[Verdict]]:
         link, link_offset = place.link, place.link_offset

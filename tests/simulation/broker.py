@@ -92,10 +92,14 @@ class Broker:
         for each in topics:
             self.topic(each.name).is_there = True
 
+    async def is_there(self, _consumer: "Consumer", topic: str) -> bool:
+        """In place of `kafka.is_there`."""
+        return await self.network.call("topics", lambda: topic in self.topics and self.topics[topic].is_there, ConnectionResetError)
+
     @contextlib.contextmanager
     def in_place_of_kafka(self) -> Iterator[None]:
         """For this block clients are those of this broker."""
-        names = ("start_consumer", "start_producer", "ensure_topics")
+        names = ("start_consumer", "start_producer", "ensure_topics", "is_there")
         kept = {name: getattr(kafka, name) for name in names}
         for name in names:
             setattr(kafka, name, getattr(self, name))
@@ -119,11 +123,6 @@ class Consumer:
     async def beginning_offsets(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         return dict.fromkeys(places, 0)
 
-    async def topics(self) -> set[str]:
-        return await self._network.call(
-            "topics", lambda: {name for name, topic in self._broker.topics.items() if topic.is_there}, ConnectionResetError
-        )
-
     async def end_offsets(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         while not self._topic.is_there:
             await self._topic.change(1.0)  # In vain: of a topic that was deleted aiokafka goes on asking.
@@ -135,6 +134,12 @@ class Consumer:
 
     def seek(self, _place: TopicPartition, offset: int) -> None:
         self._position = offset
+
+    def pause(self, *_places: TopicPartition) -> None:
+        return
+
+    def resume(self, *_places: TopicPartition) -> None:
+        return
 
     async def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         await self._network.call(f"offset of {self._name}", lambda: None, ConnectionResetError)

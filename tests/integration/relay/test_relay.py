@@ -5,8 +5,10 @@ from time import monotonic
 
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 
+from shared import kafka
 from shared.envelope import headers_of
 from shared.metrics import Metrics
+from shared.relay.readback import read, reading
 from tests.integration.relay.conftest import SERVICE, Log, sample, until
 
 
@@ -76,6 +78,21 @@ async def test_the_official_sdk_reads_a_published_record(log: Log) -> None:
     assert (event.get_id(), event.get_type(), event.get_source()) == (str(stored.event_id), stored.type, "/leifeng/hours")
     assert event.get_data() == json.loads(stored.payload)
     assert event.get_extension("sequence") == "1".zfill(20)
+
+
+async def test_who_has_read_a_topic_to_its_end_sends_no_fetch_until_it_is_to_read_again(log: Log) -> None:
+    """Questions to the broker would wait behind it, once a second."""
+    place = kafka.only_partition(log.topic)
+    await log.append(3)
+    async with log.relaying():
+        await until(lambda: log.is_whole(3))
+    async with reading(log.servers, log.topic, "test") as consumer:
+        for _ in range(2):
+            consumer.seek(place, 0)
+            assert [each.offset for each in await read(consumer, log.topic, 3)] == [0, 1, 2]
+            assert consumer.paused() == {place}
+            assert await read(consumer, log.topic, 3) == []
+            assert consumer.paused() == {place}
 
 
 async def test_an_event_wakes_an_idle_relay(log: Log) -> None:
