@@ -18,7 +18,7 @@ from shared.consumer.setting import Setting
 from shared.consumer.shell import RETRY_SECONDS_MAX, StoppedError, insist
 from shared.contracts.topics import subscribed
 from shared.credentials import AccessError, client_settings, stamp
-from shared.kafka import check_may_read, saying_why
+from shared.kafka import LOOK_MILLISECONDS, check_may_read, saying_why
 from shared.lifecycle import pause
 from shared.postgres import Pool
 
@@ -68,7 +68,13 @@ async def follow_heads(setting: Setting, stop: asyncio.Event) -> None:
         servers = setting.kafka.servers
         made_with, consumer = stamp(servers), None
         try:
-            consumer = AIOKafkaConsumer(**client_settings(servers), enable_auto_commit=False, auto_offset_reset="earliest")
+            consumer = AIOKafkaConsumer(
+                **client_settings(servers),
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=_POLL_MILLISECONDS,
+                consumer_timeout_ms=LOOK_MILLISECONDS,
+            )
             consumer.assign(list(places))
             async with asyncio.timeout(START_SECONDS_MAX), saying_why(servers):
                 await consumer.start()

@@ -17,18 +17,22 @@ from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from shared import kafka, logs
 from shared.consumer.apply import BreakerError, DefinitionError, FencedError
-from shared.credentials import AccessError, RightMissingError, Stamp, addresses, faststream_security, stamp
+from shared.credentials import AccessError, Stamp, addresses, faststream_security, stamp
 from shared.errors import LeifengError, NewerVersionError
 from shared.lifecycle import pause
 from shared.metrics import Metrics
+from shared.postgres import Gathered
 from shared.settings import Servers
 
 if TYPE_CHECKING:  # FastStream is a third of what a process loads at its start: only who subscribes pays for it.
     from faststream.kafka.message import KafkaMessage
 
 RECORDS_MAX: Final = 500
-FETCH_MILLISECONDS: Final = 1000
-"""How long a fetch waits for a first record: no delay, for it comes back with the record, and an idle reader wakes seldom."""
+FETCH_MILLISECONDS: Final = 2000
+"""How long the broker holds a fetch that finds nothing: no delay, for it comes back with the first record. What is asked on the same
+connection waits behind it, and so does a reader that is to look from another place."""
+WAIT_MILLISECONDS: Final = 60_000
+"""How long this process waits for a first record until it asks again: each time costs a turn, and nothing hangs on it."""
 REST_MILLISECONDS: Final = 20
 """FastStream sleeps so long after a fetch that found nothing, and would wait no longer for one."""
 COMMIT_SECONDS_MAX: Final = 1.0
@@ -42,8 +46,8 @@ RETRY_SECONDS_MAX: Final = 5.0
 LOOK_AGAIN_SECONDS: Final = 5.0
 LOOK_AGAIN_SECONDS_MAX: Final = 320.0
 """Each look from the start is followed by twice the pause, so that one through a long topic comes to its end."""
-SECRET_SECONDS: Final = 5.0
-"""How often the files with password and certificates are looked at."""
+ACCESS_SECONDS: Final = 5.0
+"""How often is looked at the files with password and certificates, and at what the cluster has said of the right to read."""
 
 FINAL: Final = (FencedError, BreakerError, DefinitionError, NewerVersionError)
 """What trying again does not cure: the role is given up."""
@@ -148,8 +152,9 @@ class Subscription:
         self._failed: asyncio.Future[Any]
         self._read_to = 0
         self._gap = False
-        self._untold = False
+        self._untold = asyncio.Event()
         self._reread_for: int | None = None
+        self._ends = Gathered(self._ask_for_ends)
 
     async def run(self) -> None:
         """Returns on stop. Raises FencedError, BreakerError, NewerVersionError."""
@@ -189,6 +194,8 @@ class Subscription:
             group_id=self._group_id,
             batch=True,
             max_records=RECORDS_MAX,
+            fetch_max_wait_ms=FETCH_MILLISECONDS,
+            consumer_timeout_ms=kafka.LOOK_MILLISECONDS,
             batch_timeout_ms=REST_MILLISECONDS,
             auto_offset_reset="earliest",
             no_reply=True,
@@ -217,11 +224,12 @@ class Subscription:
             self._consumer.seek(self._place, offset)
             self._read_to, self._gap = offset, False
             looking = asyncio.ensure_future(self._look_again())
-            changed = asyncio.ensure_future(self._secret_changed(made_with))
+            changed = asyncio.ensure_future(self._access_changed(made_with))
             telling = asyncio.ensure_future(self._keep_telling())
             await asyncio.wait([stopped, self._failed, looking, changed], return_when=asyncio.FIRST_COMPLETED)
-            if self._failed.done():
-                self._failed.result()
+            for each in (self._failed, changed):
+                if each.done():
+                    each.result()
         finally:
             stopped.cancel()
             for task in (looking, changed, telling):
@@ -238,21 +246,22 @@ class Subscription:
         async with kafka.saying_why(self._servers):
             await broker.start()
 
-    async def _secret_changed(self, made_with: Stamp) -> None:
-        """Returns once a client would be told something else: this one goes on as long as its connections do, and no longer."""
+    async def _access_changed(self, made_with: Stamp) -> None:
+        """Returns once a client would be told something else: this one goes on as long as its connections do, and no longer.
+
+        Raises RightMissingError once the topic may not be seen any more: aiokafka (0.14) would wait for it without a word.
+        """
         while not self._stop.is_set() and stamp(self._servers) == made_with:
-            await pause(self._stop, SECRET_SECONDS)
+            await pause(self._stop, ACCESS_SECONDS)
+            kafka.check_may_read(self._consumer, self._place.topic)
 
     async def _fetch(self, getmany: kafka.Fetch, *, timeout_ms: int, max_records: int) -> Mapping[Place, Sequence[ConsumerRecord]]:
         try:
-            found = await getmany(timeout_ms=max(timeout_ms, FETCH_MILLISECONDS), max_records=max_records)
-            if not found and self._consumer is not None:
-                kafka.check_may_read(self._consumer, self._place.topic)
-        except (TopicAuthorizationFailedError, RightMissingError) as error:  # FastStream would go on asking, without a word.
+            return await getmany(timeout_ms=max(timeout_ms, WAIT_MILLISECONDS), max_records=max_records)
+        except TopicAuthorizationFailedError as error:  # FastStream would go on asking, without a word.
             if not self._failed.done():
                 self._failed.set_exception(error)
             raise
-        return found
 
     async def _handle(self, messages: Any) -> None:
         """Never raises to FastStream, which would lose the batch without a word (F1)."""
@@ -290,16 +299,17 @@ class Subscription:
 
     async def _tell_kafka(self) -> None:
         """For lag tools only: soon enough, and a failure costs nothing."""
-        self._untold = True
+        self._untold.set()
 
     async def _keep_telling(self) -> None:
         while True:
+            await self._untold.wait()
             await asyncio.sleep(TELL_SECONDS)
             await self._commit()
 
     async def _commit(self) -> None:
-        if self._untold and self._consumer is not None:
-            self._untold = False
+        if self._untold.is_set() and self._consumer is not None:
+            self._untold.clear()
             with suppress(KafkaError, OSError, TimeoutError, AttributeError):
                 await asyncio.wait_for(self._consumer.commit({self._place: self._reader.offset}), COMMIT_SECONDS_MAX)
 
@@ -313,5 +323,13 @@ class Subscription:
     async def _end_offset(self) -> int:
         if self._consumer is None:
             raise TimeoutError("not connected")
-        ends = await asyncio.wait_for(self._consumer.end_offsets([self._place]), CLOSE_SECONDS_MAX)
-        return int(ends[self._place])
+        return await self._ends(self._place.topic)
+
+    async def _ask_for_ends(self, topics: Sequence[str]) -> Sequence[int]:
+        """By a client of its own: on the reader's connection the question would wait behind the fetch that the broker holds."""
+        asking = await kafka.start_consumer(self._servers, f"{self._group_id}.end", self._place.topic)
+        asking.pause(self._place)
+        try:
+            return [(await kafka.offsets(asking, each))[1] for each in topics]
+        finally:
+            await kafka.stop(asking)

@@ -1,5 +1,6 @@
 """A log of another service, as the relay would publish it, and folds whose effects can be counted."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -102,6 +103,18 @@ async def create_topic(servers: str, topic: str) -> None:
     await admin.start()
     try:
         await admin.create_topics([NewTopic(topic, 1, 1, topic_configs={"retention.ms": "-1"})])
+    finally:
+        await admin.close()
+
+
+async def delete_topic(servers: str, topic: str) -> None:
+    """Gone with all it holds, when this returns."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+        while topic in await admin.list_topics():  # noqa: ASYNC110  # It tells of no deletion.
+            await asyncio.sleep(0.02)
     finally:
         await admin.close()
 

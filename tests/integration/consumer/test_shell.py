@@ -16,11 +16,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from deploy.local.kafka import HOST, LocalKafka, free_ports
+from shared.consumer import shell
 from shared.consumer.apply import Consumer, FencedError
 from shared.consumer.shell import Subscription
 from tests.conftest import Databases
 from tests.integration.consumer.conftest import Base
-from tests.integration.consumer.log import POISON, Log, Message, create_topic, part, publish
+from tests.integration.consumer.log import POISON, Log, Message, create_topic, delete_topic, part, publish
 
 WITHIN = 30.0
 
@@ -276,6 +277,29 @@ async def test_kafka_may_be_down_at_the_start_in_the_middle_and_at_the_end(base:
         kafka.kill()
     # Leaving the block asked for the end, with Kafka away, within 20 s.
     assert await base.tallied() == [(1, "a", 1), (2, "a", 2)]
+
+
+async def test_a_fetch_that_the_broker_holds_keeps_nobody_waiting(
+    base: Base, kafka_server: LocalKafka, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a record that comes, not who asks for the end, not a topic that is deleted and made anew, not the end of the role."""
+    monkeypatch.setattr(shell, "FETCH_MILLISECONDS", 39_000)  # Longer than all here together; a second less than the client waits.
+    log, stop = Log(), asyncio.Event()
+    messages = log.count(("a", 1), ("b", 2), ("c", 3))
+    await publish(kafka_server.servers, topic, messages[:1])
+    made = Subscription(Consumer(part(), base.pool, base.metrics), kafka_server.servers, topic, f"{topic}.group", stop, base.metrics)
+    task = asyncio.create_task(made.run())
+    async with asyncio.timeout(WITHIN):
+        await until(lambda: is_at(base, 1))
+        await publish(kafka_server.servers, topic, messages[1:2])
+        await until(lambda: is_at(base, 2))
+        await made.caught_up()
+        await delete_topic(kafka_server.servers, topic)
+        await create_topic(kafka_server.servers, topic)
+        await publish(kafka_server.servers, topic, messages)
+        await until(lambda: is_at(base, 3))
+        stop.set()
+        await task
 
 
 async def test_a_list_of_several_addresses_is_tried_one_by_one(base: Base, kafka_server: LocalKafka, topic: str) -> None:
