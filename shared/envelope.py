@@ -153,11 +153,11 @@ def chain_hash(previous: bytes, headers: Headers, payload: bytes) -> bytes:
     """SHA-256 of the previous hash, the canonical headers and the payload; `ce_chainhash` itself is left out."""
     order = _canonical(tuple([name for name, _ in headers]))
     if order is None:  # Two of one name stand in the order of their values.
-        named = [(_length_and(name.encode()), value) for name, value in sorted(headers) if name != CHAIN_HEADER]
-    else:
-        named = [(name, headers[index][1]) for index, name in order]
-    parts = [previous, len(named).to_bytes(4)]  # The number: else a header could move into the front of the payload under the same hash.
-    for name, value in named:
+        headers = sorted(headers)
+        order = [(index, _length_and(name.encode())) for index, (name, _) in enumerate(headers) if name != CHAIN_HEADER]
+    parts = [previous, len(order).to_bytes(4)]  # The number: else a header could move into the front of the payload under the same hash.
+    for index, name in order:
+        value = headers[index][1]
         parts += (name, len(value).to_bytes(4), value)
     parts.append(payload)
     return sha256(b"".join(parts)).digest()
@@ -178,4 +178,4 @@ def _length_and(text: bytes) -> bytes:
 
 def _time_text(instant: datetime) -> str:
     """RFC 3339 in UTC with microseconds, so that equal instants have equal bytes."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

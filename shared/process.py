@@ -4,7 +4,6 @@ Nothing here knows a word of the domain: a service hands over its tables (`Servi
 """
 
 import asyncio
-import gc
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -49,7 +48,7 @@ from shared.http.probes import probes
 from shared.http.query import Query, Views
 from shared.http.serve import serve
 from shared.kafka import LOST_ERRORS, ensure_topics
-from shared.lifecycle import Heartbeat, eventually, every, stop_on_signals
+from shared.lifecycle import Heartbeat, eventually, every, keep_what_is_made, stop_on_signals
 from shared.metrics import Metrics
 from shared.migrate import MigrationSet, Roles, migrate, roles_at, roles_of
 from shared.postgres import Connection, Pool, connect, open_pool
@@ -83,8 +82,6 @@ FORGET_SECONDS: Final = 3600.0
 READS_SECONDS: Final = 10.0
 """How often a worker looks how far the chain of reads goes, to say it with the log's heads."""
 CLOSE_SECONDS_MAX: Final = 5.0
-COLLECTED_AFTER: Final = (20_000, 20, 50)
-"""New objects until the youngest are looked through for garbage, and rounds of that until older ones are: a batch of events is none."""
 DRAIN_PAUSE_SECONDS: Final = 0.5
 """Between taking the process out of readiness and closing its door."""
 
@@ -261,7 +258,7 @@ async def run_api(service: Service[L], settings: Settings, stop: asyncio.Event, 
             imports=service.imports,
         )
         app = build_app(api, Disclosing(data=service.personal, note=noting(pool), open_=_opener(engine, service.personal)))
-        _keep_what_is_made()
+        keep_what_is_made()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(every(stop, GAUGES_SECONDS, "pools", lambda: _count_connections(metrics, store=pool, reads=reads)))
             tasks.create_task(keep_looking(pool, service.projections, metrics, stop))
@@ -312,7 +309,7 @@ async def run_worker(service: Service[L], settings: Settings, stop: asyncio.Even
             WorkerRole("inbox", lambda enough: run_inbox(setting, engine.commands.submit, engine.look_ups, engine.clock, enough)),
             WorkerRole("withdrawals", lambda enough: run_withdrawals(setting, enough)),
         )
-        _keep_what_is_made()
+        keep_what_is_made()
         probe = probes(metrics, alive=heartbeat.is_alive, ready=lambda: _answers(pool))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(heartbeat.run(stop))
@@ -417,13 +414,6 @@ async def _run_all(service: Service[Any], settings: Settings, stop: asyncio.Even
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(run_api(service, settings, stop, metrics))
         tasks.create_task(run_worker(service, settings, stop, metrics))
-
-
-def _keep_what_is_made() -> None:
-    """What a process is made of lives as long as it does: the garbage collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECTED_AFTER)
 
 
 async def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:

@@ -7,13 +7,14 @@ Reactions belong to the inbox: none is fired here.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import asyncpg
 import typer
@@ -22,23 +23,24 @@ from shared import VERSION, parked
 from shared.access import grants
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting, inbox, views, withdrawals
-from shared.consumer.apply import LIVE, Consumer, Part
+from shared.consumer.apply import LIVE, Consumer, Entry, Part, Place, uncollected
 from shared.consumer.heads import follow_heads
 from shared.consumer.schema import FIRST_SCHEMA, consumer_of, definition_hash, make_api, make_schema, rules_of
 from shared.consumer.shell import FINAL, StoppedError, insist, together
 from shared.consumer.values import Consumers
 from shared.contracts.topics import EVENTS, UPCASTERS, subscribed
 from shared.digest import digest_of
-from shared.envelope import CHAIN_START, Record, chain_hash, headers_of
-from shared.errors import LeifengError
+from shared.errors import InvariantError, LeifengError
 from shared.eventstore.store import open_store
 from shared.eventstore.values import EventStore
-from shared.lifecycle import pause, stop_on_signals
+from shared.lifecycle import keep_what_is_made, pause, stop_on_signals
 from shared.metrics import Metrics
 from shared.migrate import Roles, roles_of
 from shared.postgres import Connection, connect, open_pool, quote
 from shared.privacy import PersonalKeys
 from shared.privacy.keyfile import KeyFile
+from shared.relay.shell import PAGE_EVENTS_MAX
+from shared.relay.steps import Link, Outgoing, as_sealed, chained
 from shared.settings import Settings
 from shared.worker import LOCK_SPACE, ROLES
 
@@ -46,11 +48,17 @@ EVENTS_PER_SECOND: Final = 2000
 """What a rebuild reads at most unless it is told otherwise, so that live commands keep their pace."""
 NICENESS: Final = 10
 """A rebuild gives way to the processes beside it on the same machine."""
-SLICE_EVENTS: Final = 100
-"""Events of one transaction: small ones leave the database to others between them."""
+SLICE_SECONDS: Final = 0.05
+SLICE_EVENTS_MIN: Final = 100
+SLICE_EVENTS_MAX: Final = 1000
+"""Events of one transaction are what a slice of time holds at the rate: small ones leave the database to others between them, and large
+ones cost less where nobody waits."""
 LOOK_SECONDS: Final = 0.25
 SAY_SECONDS: Final = 2.0
-PAGE_EVENTS: Final = 500
+PAGE_EVENTS: Final = PAGE_EVENTS_MAX
+"""As many as the relay seals at once, so that a page ends at a seal."""
+STEP_EVENTS: Final = 50
+"""Of a page that is made ready while another is applied: between two steps the event loop answers the database."""
 SWAP_LOCK_SECONDS: Final = 1.0
 """How long a swap waits for readers, who wait behind it: then it gives way, and tries again."""
 SWAP_CATCH_UP_SECONDS: Final = 1.0
@@ -62,6 +70,8 @@ OWNER_STATEMENT_SECONDS_MAX: Final = 60.0
 CONNECTIONS_MAX: Final = 6
 LOCK_KEY: Final = 5_104_202_009
 """Advisory lock of whoever rebuilds the read models of a database."""
+
+T = TypeVar("T")
 
 
 class Origin(StrEnum):
@@ -106,10 +116,16 @@ class ReadModels:
     imbalance: Callable[[Connection], Awaitable[int]] | None
 
 
+def slice_events(per_second: float) -> int:
+    """How many events one transaction takes at a rate."""
+    return round(min(max(per_second * SLICE_SECONDS, SLICE_EVENTS_MIN), SLICE_EVENTS_MAX))
+
+
 class Bucket:
     """A token bucket: `take` waits until so many events may be read."""
 
     def __init__(self, per_second: float) -> None:
+        self.slice_events: Final = slice_events(per_second)
         self._per_second = per_second
         self._free_at = monotonic()
 
@@ -149,27 +165,37 @@ class Shadow:
         """As a Consumer."""
         return await self._consumer.begin()
 
+    @property
+    def place(self) -> Place:
+        """As a Consumer."""
+        return self._consumer.place
+
     async def take(self, messages: Sequence[Any]) -> bool | None:
         """As a Consumer. Raises StoppedError once it is over."""
         gap = None
-        for start in range(0, len(messages), SLICE_EVENTS):
-            some = messages[start : start + SLICE_EVENTS]
-            await self._bucket.take(len(some))
-            async with self._turn:
-                if self._over.is_set():
-                    raise StoppedError
+        for some in self._slices(messages):
+            async with self._its_turn(len(some)):
                 found = await self._consumer.take(some)
             gap = gap if found is None else found
         return gap
 
+    async def take_verified(self, entries: Sequence[Entry]) -> None:
+        """As a Consumer. Raises StoppedError once it is over."""
+        for some in self._slices([each for each in entries if each.place.position > self.position]):
+            async with self._its_turn(len(some)):
+                await self._consumer.take_verified(some)
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """A record of the own store as Kafka would hand it out, without an offset."""
+    def _slices(self, given: Sequence[T]) -> Iterator[Sequence[T]]:
+        size = self._bucket.slice_events
+        return (given[start : start + size] for start in range(0, len(given), size))
 
-    headers: Sequence[tuple[str, bytes | None]]
-    value: bytes
-    offset: int = -1
+    @asynccontextmanager
+    async def _its_turn(self, events: int) -> AsyncIterator[None]:
+        await self._bucket.take(events)
+        async with self._turn:
+            if self._over.is_set():
+                raise StoppedError
+            yield
 
 
 async def rebuild(work: Rebuilding, stop: asyncio.Event, *, origin: Origin = Origin.KAFKA, per_second: float = EVENTS_PER_SECOND) -> bool:
@@ -410,41 +436,66 @@ async def _goals(work: Rebuilding, shadows: Sequence[Shadow]) -> Mapping[str, in
 async def _follow_store(work: Rebuilding, shadow: Shadow, over: asyncio.Event) -> None:
     """Reads the own log from the store, as far as it is sealed: what is not may yet be lost with its server.
 
-    Raises RebuildError where the store is not what was sealed.
+    One page is read and verified while the one before it is applied. Raises RebuildError where the store is not what was sealed.
     """
+    ahead: asyncio.Task[_Page] | None = None
 
-    async def page() -> int:
-        sealed: int = await work.setting.pool.fetchval("SELECT coalesce(max(position), 0) FROM es.seal")
-        records = [each for each in await work.store.read_page(shadow.position, PAGE_EVENTS) if each.position <= sealed]
-        if records:
-            await shadow.take(await _as_published(work, records))
-        return len(records)
+    async def insisting(step: Callable[[], Awaitable[T]]) -> T:
+        return await insist(step, over, work.setting.metrics, "rebuild", (*FINAL, RebuildError, StoppedError))
 
-    final = (*FINAL, RebuildError, StoppedError)
     try:
-        await insist(shadow.begin, over, work.setting.metrics, "rebuild")
+        await insisting(shadow.begin)
+        place = shadow.place
         while not over.is_set():
-            if await insist(page, over, work.setting.metrics, "rebuild", final) < PAGE_EVENTS:
+            page = await (ahead or insisting(partial(_page_after, work, place)))
+            place = page.place
+            ahead = None if page.is_last else asyncio.create_task(insisting(partial(_page_after, work, place)))
+            await insisting(partial(shadow.take_verified, page.entries))
+            if page.is_last:
                 await pause(over, LOOK_SECONDS)
     except StoppedError:
         return
+    finally:
+        if ahead is not None:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
 
-async def _as_published(work: Rebuilding, records: Sequence[Record]) -> Sequence[Sealed]:
-    """Records with their chain hashes, held against every seal among them."""
-    first, last = records[0].position, records[-1].position
-    start = await work.setting.pool.fetchrow(_LAST_SEAL_BEFORE, first)
-    hash_, at = (CHAIN_START, 0) if start is None else (start["hash"], start["position"])
-    between = [each for each in await work.store.read_page(at, first - at) if each.position < first]
-    seals = {row["position"]: row["hash"] for row in await work.setting.pool.fetch(_SEALS_AMONG, first, last)}
-    made: list[Sealed] = []
-    for each in (*between, *records):
-        headers = headers_of(each)
-        hash_ = chain_hash(hash_, headers, each.payload)
-        if seals.get(each.position, hash_) != hash_:
-            raise RebuildError(f"the store is not what was sealed, at or before position {each.position}: run `verify`")
-        made.append(Sealed([*headers, ("ce_chainhash", hash_.hex().encode())], each.payload))
-    return made[len(between) :]
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Records of the own store, verified, and the place after them; whether nothing more was sealed when they were read."""
+
+    entries: Sequence[Entry]
+    place: Place
+    is_last: bool
+
+
+async def _page_after(work: Rebuilding, place: Place) -> _Page:
+    """The sealed records that come next, up to a seal where there is one near, held against every seal among them. Raises RebuildError."""
+    pool, after = work.setting.pool, place.position
+    sealed = await pool.fetchval("SELECT coalesce(max(position), 0) FROM es.seal")
+    seals = [Link(*row) for row in await pool.fetch(_SEALS_AMONG, after + 1, after + PAGE_EVENTS)]
+    end = seals[-1].position if seals else min(sealed, after + PAGE_EVENTS)
+    if end <= after:
+        return _Page((), place, is_last=True)
+    records = await work.store.read_page(after, end - after)
+    made: list[Outgoing] = []
+    try:
+        for start in range(0, len(records), STEP_EVENTS):
+            with uncollected():
+                made += chained(made[-1].link if made else Link(after, place.hash), records[start : start + STEP_EVENTS])
+            await asyncio.sleep(0)
+        if len(made) == end - after:
+            as_sealed(made, seals)
+    except InvariantError as error:
+        raise RebuildError(f"the store is not what was sealed ({error}): run `verify`") from error
+    if len(made) < end - after:
+        raise RebuildError(f"the store is not what was sealed (of {end - after} events after {after} it has {len(made)}): run `verify`")
+    entries = [
+        Entry(record, each.headers, Place(record.log_id, record.position, each.link.hash, 0, record.time))
+        for record, each in zip(records, made, strict=True)
+    ]
+    return _Page(entries, entries[-1].place, is_last=end >= sealed)
 
 
 async def _try_parked_again(work: Rebuilding, parts: Sequence[Part]) -> None:
@@ -604,6 +655,7 @@ async def _with_settings(models: ReadModels, settings: Settings, work: Callable[
             made = Rebuilding(
                 owner=owner, roles=roles, setting=setting, store=store, api_sql=models.api_sql, imbalance=models.imbalance, say=typer.echo
             )
+            keep_what_is_made()
             try:
                 await _saying_why(work(made))
             finally:
@@ -661,8 +713,7 @@ _READ_FROM_START: Final = """
         reacted = DEFAULT, reacted_hash = DEFAULT, reacted_offset = DEFAULT
     WHERE consumer = $1 AND log = $2
 """
-_LAST_SEAL_BEFORE: Final = "SELECT position, hash FROM es.seal WHERE position < $1 ORDER BY position DESC LIMIT 1"
-_SEALS_AMONG: Final = "SELECT position, hash FROM es.seal WHERE position BETWEEN $1 AND $2"
+_SEALS_AMONG: Final = "SELECT position, hash FROM es.seal WHERE position BETWEEN $1 AND $2 ORDER BY position"
 _EXCHANGE_POSITIONS: Final = """
     UPDATE consumer.position AS place
     SET log_id = other.log_id, applied = other.applied, applied_hash = other.applied_hash, ce_time = other.ce_time,

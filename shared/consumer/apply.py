@@ -4,7 +4,7 @@ Nothing here knows of FastStream or Kafka: records come as messages, and what be
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -134,6 +134,17 @@ def follow(source: str, place: Place, messages: Sequence[Message]) -> Run:
         run.gap = False
         place = entry.place
     return run
+
+
+def beyond(place: Place, entries: Sequence[Entry]) -> Run:
+    """Those of `entries`, verified and each the next of the one before, that come after `place`.
+
+    Raises FencedError when what comes next is not among them: whoever verified them stood elsewhere.
+    """
+    rest = [each for each in entries if each.place.position > place.position]
+    if rest and rest[0].place.position != place.position + 1:
+        raise FencedError(f"what comes after {place.position} is not position {rest[0].place.position}")
+    return Run(rest, repeated=len(entries) - len(rest))
 
 
 def _has_forked(place: Place, record: Record, message: Message) -> bool:
@@ -288,7 +299,7 @@ class Breaker:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def uncollected() -> Iterator[None]:
     """Without the garbage collector, for work that never waits: the thousands of objects of a batch hold no cycles, and were looked through
     again and again while more of them were made."""
     was = gc.isenabled()
@@ -346,8 +357,15 @@ class Consumer:
         Raises FencedError, BreakerError and NewerVersionError, which end the consumer, and whatever the database raises: then nothing was
         applied, or all of it and only the word of it was lost; call again with the same messages.
         """
-        with _uncollected():
-            run = follow(self.part.source, self.place, messages)
+        return await self._take(lambda: follow(self.part.source, self.place, messages))
+
+    async def take_verified(self, entries: Sequence[Entry]) -> None:
+        """As `take`, of records whose chain was made from this consumer's place on; those up to that place are passed over."""
+        await self._take(lambda: beyond(self.place, entries))
+
+    async def _take(self, read: Callable[[], Run]) -> bool | None:
+        with uncollected():
+            run = read()
             reads, newer = self._decode(run)
         parked = discarded = 0
         if run.entries:
@@ -362,7 +380,7 @@ class Consumer:
                 was, schema = self.place, self._schema
                 await self.begin()
                 if self.part.consumer == LIVE and self._schema != schema:
-                    return await self.take(messages)  # The read models were swapped: these stand at a place of their own.
+                    return await self._take(read)  # The read models were swapped: these stand at a place of their own.
                 if self.place != self._unsure:
                     self.place = was
                     self._count("fenced", len(run.entries))

@@ -19,7 +19,7 @@ from shared.access import Common
 from shared.clock import system_clock
 from shared.codec import Codec
 from shared.consumer import Kafka, Setting
-from shared.consumer.apply import Consumer
+from shared.consumer.apply import Consumer, Run
 from shared.consumer.gauges import refresh
 from shared.consumer.heads import follow_heads
 from shared.consumer.inbox import run_inbox
@@ -31,10 +31,13 @@ from shared.consumer.withdrawals import run_withdrawals
 from shared.contracts.registration import ConsentGiven, VolunteerRegistered
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.credentials import addresses
+from shared.envelope import Record, Stream
 from shared.errors import LeifengError
 from shared.eventstore.store import ensure_log, open_store
+from shared.eventstore.values import AppendRequest, NewEvent
 from shared.postgres import Connection, connect
-from shared.rebuild import RebuildError, Rebuilding, drop_old, rebuild, roll_back
+from shared.rebuild import Origin, RebuildError, Rebuilding, drop_old, rebuild, roll_back
+from shared.relay.steps import START, chained
 from tests.integration.consumer.conftest import Base
 from tests.integration.consumer.log import Log, Message, create_topic, publish
 from tests.integration.consumer.test_shell import until, write_unreadable
@@ -362,3 +365,98 @@ async def test_read_models_of_other_definitions_stand_still_until_they_are_rebui
 async def live_schema(base: Base) -> str:
     found: str = await base.pool.fetchval("SELECT schema FROM consumer.views WHERE live")
     return found
+
+
+async def in_the_store(rebuilt: Rebuilt, count: int, *sealed: tuple[int, bytes | None]) -> list[Message]:
+    """So many persons in the own log, sealed at these positions, under another hash where one is given; as Kafka would hand them out."""
+    store, model = rebuilt.work.store, VolunteerRegistered
+    for number in range(1, count + 1):
+        person = uuid5(PERSON, str(number))
+        said = model(
+            volunteer_id=person, number=f"{number:03}", unit_code="u", name=None, id_number=None, phone=None, is_minor=False, skills=None
+        )
+        event = NewEvent(uuid4(), model.TYPE, model.VERSION, REAL.encode(said, uuid4()))
+        await store.append(
+            AppendRequest(
+                command_id=uuid4(), fingerprint=None, stream=Stream("volunteer", person), expected_version=0, events=[event], refusal=None,
+                take=(), release=(), time=datetime.now(UTC), correlation_id=uuid4(), causation_id=None, actor="kiosk:1",
+                partition_key=str(person), traceparent=None,
+            )
+        )  # fmt: skip
+    page, previous = chained(START, await store.read_page(0, count)), 0
+    for position, hash_ in sealed:
+        await rebuilt.setting.pool.execute(
+            "INSERT INTO es.seal (previous, position, hash) VALUES ($1, $2, $3)", previous, position, hash_ or page[position - 1].link.hash
+        )
+        previous = position
+    return [Message(number, list(each.headers), each.value) for number, each in enumerate(page)]
+
+
+async def shown_live(rebuilt: Rebuilt, messages: Sequence[Message]) -> None:
+    """The live read models show these: what is rebuilt has to come as far."""
+    live = reader_of(rebuilt)
+    await live.begin()
+    await live.take(messages)
+
+
+def reader_of(rebuilt: Rebuilt, schema: str | None = None) -> Consumer:
+    [part] = [each for each in parts(rebuilt.setting, schema) if each.source == "registration"]
+    return Consumer(part, rebuilt.setting.pool, rebuilt.setting.metrics)
+
+
+async def test_a_rebuild_from_the_store_reads_each_sealed_record_once_wherever_it_was_stopped(
+    rebuilt: Rebuilt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.rebuild.PAGE_EVENTS", 10)
+    messages = await in_the_store(rebuilt, 30, (4, None), (8, None), (17, None), (29, None))  # Pages end between seals, too.
+    await shown_live(rebuilt, messages[:29])
+    stopped = asyncio.Event()
+    stopped.set()
+    assert not await rebuild(rebuilt.work, stopped, origin=Origin.STORE)
+    shadow = reader_of(rebuilt, "views_2")
+    await shadow.begin()
+    await shadow.take(messages[:20])  # As if it had come so far: to no seal.
+    read, store = list[int](), rebuilt.work.store
+
+    async def noting(after: int, limit: int) -> Sequence[Record]:
+        page = await type(store).read_page(store, after, limit)
+        read.extend(each.position for each in page)
+        return page
+
+    monkeypatch.setattr(store, "read_page", noting)
+    assert await rebuild(rebuilt.work, asyncio.Event(), origin=Origin.STORE)
+    assert read == list(range(21, 30))
+    await roll_back(rebuilt.work, asyncio.Event())
+    await drop_old(rebuilt.work)
+    read.clear()
+    assert await rebuild(rebuilt.work, asyncio.Event(), origin=Origin.STORE)
+    assert read == list(range(1, 30))
+    assert await numbers(rebuilt, "api.volunteers") == [f"{number:03}" for number in range(1, 30)]
+
+
+async def test_nothing_of_a_page_is_built_whose_records_are_not_what_was_sealed(
+    base: Base, rebuilt: Rebuilt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.rebuild.PAGE_EVENTS", 10)
+    messages = await in_the_store(rebuilt, 14, (4, None), (14, bytes(32)))
+    await shown_live(rebuilt, messages)
+    with pytest.raises(RebuildError, match=r"not what was sealed .*14.*verify"):
+        await rebuild(rebuilt.work, asyncio.Event(), origin=Origin.STORE)
+    assert await base.applied("views@2", "registration") == 4
+    assert await live_schema(base) == "views_1"
+
+
+@pytest.mark.parametrize(("per_second", "slices"), [(2_000, [100, 100, 50]), (1_000_000, [250])])
+async def test_a_throttled_rebuild_leaves_the_database_to_others_after_every_hundred_events(
+    rebuilt: Rebuilt, monkeypatch: pytest.MonkeyPatch, per_second: float, slices: Sequence[int]
+) -> None:
+    await shown_live(rebuilt, await in_the_store(rebuilt, 250, (250, None)))
+    sizes, apply = list[int](), Consumer._apply
+
+    async def noting(consumer: Consumer, connection: Connection, run: Run, *rest: Any) -> tuple[int, int]:
+        sizes.append(len(run.entries))
+        return await apply(consumer, connection, run, *rest)
+
+    monkeypatch.setattr(Consumer, "_apply", noting)
+    assert await rebuild(rebuilt.work, asyncio.Event(), origin=Origin.STORE, per_second=per_second)
+    assert sizes == slices
