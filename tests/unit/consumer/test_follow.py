@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.consumer.apply import Place, follow
+from shared.consumer.apply import FencedError, Place, beyond, follow
 from tests.integration.consumer.log import Counted, Log, Message
 
 LENGTH = 12
@@ -67,3 +68,12 @@ def test_a_gap_is_over_when_the_next_one_comes_or_the_last_one_is_seen_again() -
 def test_the_offset_after_the_last_verified_record_is_where_reading_begins_again() -> None:
     run = follow("seats", Place(), [LOG.message(1, offset=40), LOG.message(3, offset=41)])
     assert [entry.place.offset for entry in run.entries] == [41]
+
+
+def test_of_verified_records_those_that_are_known_are_passed_over_and_none_is_taken_after_a_hole() -> None:
+    entries = follow("seats", Place(), [LOG.message(position) for position in range(1, LENGTH + 1)]).entries
+    run = beyond(entries[4].place, entries)
+    assert ([each.record.position for each in run.entries], run.repeated, run.missing) == (list(range(6, LENGTH + 1)), 5, 0)
+    assert beyond(entries[-1].place, entries).entries == []
+    with pytest.raises(FencedError, match="what comes after 5 is not position 7"):
+        beyond(entries[4].place, entries[6:])
