@@ -48,14 +48,15 @@ EVERYBODY: Final = frozenset(Role)
 GRANTED: Final = frozenset(Role) - {Role.VOLUNTEER, Role.PUBLIC, Role.SYSTEM}
 """The roles that count only while they are held. Whoever is known by name is a volunteer, for themself; the others are no person's."""
 
-Duty = Literal["recorder", "approver"]
-"""What somebody does when they do it: write down what others did, or say that it counts."""
+Duty = Literal["recorder", "proposer", "approver"]
+"""What somebody does when they do it: write down what others did, propose what is to befall them, or say that it counts."""
 
 Hand = Literal["subject", "recorder", "requester"]
 """Who has had to do with a matter before: it is about them, they wrote it down, they asked for it."""
 
 APART: Final[Mapping[Duty, tuple[Hand, ...]]] = {
     "recorder": ("subject",),
+    "proposer": ("subject",),
     "approver": ("subject", "recorder", "requester"),
 }
 """Which earlier hands are never those of who does a duty: recorder is not subject is not approver, nor is who asked for it."""

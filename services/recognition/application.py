@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Final, Protocol
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from pydantic import BaseModel, Field
 
@@ -13,7 +13,7 @@ from services.recognition.domain.star import Confirmed, Stars
 from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Plan, UseCase, saying_purged
 from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
-from shared.contracts.recognition import PersonalDataPurged, StarPolicyAdopted
+from shared.contracts.recognition import PersonalDataPurged, StarPolicyAdopted, StarRevocationReason
 from shared.envelope import Stream
 from shared.errors import BehindParkedError
 from shared.files import read_file
@@ -52,6 +52,17 @@ class ApplyForStar(BaseModel):
     stars: Annotated[int, Field(ge=1, le=policy.STARS_MAX)] | None = None
 
 
+class ProposeRevocation(BaseModel):
+    """提出撤销: which star is to be taken, with those above it, and why; another person decides."""
+
+    stars: Annotated[int, Field(ge=1, le=policy.STARS_MAX)]
+    reason_code: StarRevocationReason
+
+
+class Nothing(BaseModel):
+    """A command that says all in its address."""
+
+
 class Reassess(BaseModel):
     """重核: nothing to say, the state decides."""
 
@@ -62,6 +73,7 @@ class _PolicyFile(BaseModel):
     version: Annotated[str, Field(min_length=1, max_length=60)]
     effective_from: date
     thresholds_hours: Annotated[list[Annotated[int, Field(ge=1, le=100_000)]], Field(min_length=1, max_length=policy.STARS_MAX)]
+    reapply_after_revocation: bool = False
 
 
 def read_policy(text: str) -> StarPolicyAdopted | Refusal:
@@ -70,7 +82,12 @@ def read_policy(text: str) -> StarPolicyAdopted | Refusal:
     if isinstance(said, Refusal):
         return said
     minutes = tuple(hours * 60 for hours in said.thresholds_hours)
-    return StarPolicyAdopted(version=said.version, effective_from=said.effective_from, thresholds_minutes=minutes)
+    return StarPolicyAdopted(
+        version=said.version,
+        effective_from=said.effective_from,
+        thresholds_minutes=minutes,
+        reapply_after_revocation=said.reapply_after_revocation,
+    )
 
 
 async def _adopt_star_policy(asked: Asked[AdoptStarPolicy], _lookups: LookUps) -> Plan[StarPolicies]:
@@ -96,6 +113,24 @@ async def _apply_for_star(asked: Asked[ApplyForStar], lookups: LookUps) -> Plan[
         policy=policy.in_force(await lookups.policies(), civil_date(asked.now)),
     )
     return Plan(stream, STAR, lambda stars: star.apply_for_star(stars, command))
+
+
+def _on_revocation(command: star.RevocationCommand) -> Plan[Stars]:
+    """All that must be known stands in the person's stream: who holds what, and what was proposed."""
+    return Plan(Stream("star", command.volunteer_id), STAR, lambda stars: star.decide_revocation(stars, command))
+
+
+async def _propose_revocation(asked: Asked[ProposeRevocation], _lookups: LookUps) -> Plan[Stars]:
+    body, proposal_id = asked.body, uuid5(asked.command_id, "revocation")
+    return _on_revocation(star.ProposeRevocation(asked.ids["volunteer_id"], proposal_id, body.stars, body.reason_code, asked.actor))
+
+
+async def _approve_revocation(asked: Asked[Nothing], _lookups: LookUps) -> Plan[Stars]:
+    return _on_revocation(star.ApproveRevocation(asked.ids["volunteer_id"], asked.ids["proposal_id"], asked.actor))
+
+
+async def _decline_revocation(asked: Asked[Nothing], _lookups: LookUps) -> Plan[Stars]:
+    return _on_revocation(star.DeclineRevocation(asked.ids["volunteer_id"], asked.ids["proposal_id"], asked.actor))
 
 
 async def _reassess_stars(asked: Asked[Reassess], lookups: LookUps) -> Plan[Stars]:
@@ -130,10 +165,47 @@ APPLY_FOR_STAR: Final[UseCase[ApplyForStar, LookUps]] = UseCase(
         "no_star_policy",
         "star_already_held",
         "star_out_of_order",
+        "star_revoked",
         "facts_parked",
     ),
     title_zh="申请评星",
     title_en="Apply for a star",
+)
+
+_REVOKERS: Final = frozenset({Role.BUREAU_ADMIN})
+"""Who decided revokes (domain.md 2.3): a star is the bureau's, granted by its policy. No unit's admin proposes or sees a revocation."""
+
+PROPOSE_REVOCATION: Final[UseCase[ProposeRevocation, LookUps]] = UseCase(
+    name="propose_revocation",
+    path="/volunteers/{volunteer_id}/revocations",
+    body=ProposeRevocation,
+    roles=_REVOKERS,
+    plan=_propose_revocation,
+    refusals=("proposer_is_subject", "star_not_held", "revocation_already_proposed"),
+    title_zh="提出撤销星级",
+    title_en="Propose that a star be revoked",
+)
+
+APPROVE_REVOCATION: Final[UseCase[Nothing, LookUps]] = UseCase(
+    name="approve_revocation",
+    path="/volunteers/{volunteer_id}/revocations/{proposal_id}/approve",
+    body=Nothing,
+    roles=_REVOKERS,
+    plan=_approve_revocation,
+    refusals=("revocation_not_proposed", "approver_is_subject", "approver_is_requester"),
+    title_zh="批准撤销星级",
+    title_en="Revoke the star, as the second person",
+)
+
+DECLINE_REVOCATION: Final[UseCase[Nothing, LookUps]] = UseCase(
+    name="decline_revocation",
+    path="/volunteers/{volunteer_id}/revocations/{proposal_id}/decline",
+    body=Nothing,
+    roles=_REVOKERS,
+    plan=_decline_revocation,
+    refusals=("revocation_not_proposed", "approver_is_subject"),
+    title_zh="不予撤销星级",
+    title_en="Reject a revocation, or take it back",
 )
 
 REASSESS_STARS: Final[UseCase[Reassess, LookUps]] = UseCase(
@@ -152,7 +224,15 @@ ACKNOWLEDGE_ERASURE: Final[UseCase[AcknowledgeErasure, LookUps]] = saying_purged
     "recognition_erasure", lambda who, position: PersonalDataPurged(volunteer_id=who, erased_position=position)
 )
 
-USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (ADOPT_STAR_POLICY, APPLY_FOR_STAR, REASSESS_STARS, ACKNOWLEDGE_ERASURE)
+USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
+    ADOPT_STAR_POLICY,
+    APPLY_FOR_STAR,
+    PROPOSE_REVOCATION,
+    APPROVE_REVOCATION,
+    DECLINE_REVOCATION,
+    REASSESS_STARS,
+    ACKNOWLEDGE_ERASURE,
+)
 
 IMPORTS: Final[frozenset[str]] = frozenset()
 """A policy file is small: it fits an ordinary command."""
@@ -175,6 +255,17 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "no_star_policy": RefusalText(409, "今日尚无有效的评星规则", "No star policy is in force today"),
     "star_already_held": RefusalText(409, "已持有该星级", "The volunteer holds this star already"),
     "star_out_of_order": RefusalText(409, "须逐级申请", "Stars are granted one after the other; `next` is the one to apply for"),
+    "star_revoked": RefusalText(
+        409, "该星级已被撤销, 按现行规则不得再申请", "This star was revoked; the policy in force gives it to nobody again"
+    ),
+    "star_not_held": RefusalText(409, "该志愿者未持有该星级", "The volunteer does not hold this star"),
+    "revocation_already_proposed": RefusalText(
+        409, "该星级已有待批准的撤销", "A revocation of this star waits for a second person already: `proposal_id`"
+    ),
+    "revocation_not_proposed": RefusalText(404, "没有待批准的此项撤销", "No revocation of this id waits for approval"),
+    "proposer_is_subject": RefusalText(403, "不得提出撤销本人的星级", "Whose star it is does not propose that it be revoked"),
+    "approver_is_subject": RefusalText(403, "不得决定本人星级的撤销", "Whose star it is decides nothing about its revocation"),
+    "approver_is_requester": RefusalText(403, "提出人不得批准", "Who proposed it does not approve it"),
     "facts_parked": RefusalText(
         409, "所需资料待人工处理, 暂不能评星", "Facts that the decision rests on are parked; no star can be decided now"
     ),

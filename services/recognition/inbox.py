@@ -94,7 +94,10 @@ async def fold_minutes(connection: Connection, facts: Sequence[Fact]) -> None:
 async def fold_policies(connection: Connection, facts: Sequence[Fact]) -> None:
     """Recognition: the policy's versions."""
     found = [fact.event for fact in facts if isinstance(fact.event, StarPolicyAdopted)]
-    await connection.executemany(_INSERT_POLICY, [(event.version, event.effective_from, list(event.thresholds_minutes)) for event in found])
+    await connection.executemany(
+        _INSERT_POLICY,
+        [(event.version, event.effective_from, list(event.thresholds_minutes), event.reapply_after_revocation) for event in found],
+    )
 
 
 async def react_to_fewer_hours(fact: Fact, _look_ups: application.LookUps, _lack_is_fact: bool) -> Sequence[Command]:
@@ -143,7 +146,9 @@ _SELECT_PARKED: Final[LiteralString] = """
                      AND ((log = 'registration' AND key = $1) OR (log = 'recognition' AND key = $2)))
 """
 
-_SELECT_POLICIES: Final[LiteralString] = "SELECT version, effective_from, thresholds_minutes FROM lookup.star_policies"
+_SELECT_POLICIES: Final[LiteralString] = """
+    SELECT version, effective_from, thresholds_minutes, reapply_after_revocation FROM lookup.star_policies
+"""
 
 _UPSERT_VOLUNTEER: Final[LiteralString] = """
     INSERT INTO lookup.volunteers (volunteer_id, unit_code, position) VALUES ($1, $2, $3)
@@ -162,6 +167,6 @@ _SET_MINUTES: Final[LiteralString] = """
 """
 
 _INSERT_POLICY: Final[LiteralString] = """
-    INSERT INTO lookup.star_policies (version, effective_from, thresholds_minutes) VALUES ($1, $2, $3)
+    INSERT INTO lookup.star_policies (version, effective_from, thresholds_minutes, reapply_after_revocation) VALUES ($1, $2, $3, $4)
     ON CONFLICT (version) DO NOTHING
 """

@@ -26,6 +26,15 @@ SERVICE: Final[Service[application.LookUps]] = Service(
     figures=(stars.FIGURE, *inbox.FIGURES),
     migrations=inbox.MIGRATIONS,
     personal=PersonalData(
-        sections=(Section("stars", "星级", "Stars", "SELECT * FROM api.star_history WHERE volunteer_id = $1 LIMIT $2"),),
+        sections=(
+            Section("stars", "星级", "Stars", "SELECT * FROM api.star_history WHERE volunteer_id = $1 LIMIT $2"),
+            Section(
+                "star_revocations",
+                "星级撤销",
+                "Revocations",
+                "SELECT proposal_id, stars, state, reason, proposed_at, ended_at FROM api.star_revocations "
+                "WHERE volunteer_id = $1 ORDER BY proposed_position LIMIT $2",
+            ),
+        ),
     ),
 )

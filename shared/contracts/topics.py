@@ -106,7 +106,7 @@ _WITHDRAWALS: Final = _types(
 SUBSCRIPTIONS: Final[tuple[Subscription, ...]] = (
     Subscription("registration.views", "registration", _types(*registration.EVENTS)),
     Subscription("registration.views", "hours", _types(hours.ServiceTimeConfirmed, hours.ServiceTimeCorrected, hours.ServiceTimeReversed)),
-    Subscription("registration.views", "recognition", _types(recognition.StarGranted, recognition.StarWithdrawn)),
+    Subscription("registration.views", "recognition", _types(recognition.StarGranted, recognition.StarWithdrawn, recognition.StarRevoked)),
     Subscription("registration.inbox", "registration", _types(*registration.EVENTS)),
     Subscription("registration.inbox", "hours", _types(hours.PersonalDataPurged)),
     Subscription("registration.inbox", "recognition", _types(recognition.PersonalDataPurged)),

@@ -28,13 +28,21 @@ OPEN_FIELDS: Final[Mapping[str, frozenset[str]]] = {
             *("old_credited_minutes", "old_over_cap_minutes", "postings", "account", "policy_version"),
         }
     ),
-    "star_policy": frozenset({"version", "effective_from", "thresholds_minutes"}),
+    "star_policy": frozenset({"version", "effective_from", "thresholds_minutes", "reapply_after_revocation"}),
     "star": frozenset({"unit_code", "stars", "confirmed_minutes", "threshold_minutes", "policy_version", "hours_position"}),
 }
 """What anybody may see of the events of a stream, by its category: an allow-list, so what is new stays hidden until it is put here.
 
 Streams of other categories are about one person, and stand on no page. Of an account anybody sees the days and minutes that count, not
 when its person came and went, who recorded it or why it was changed; of an activity its seats, not who sits on them.
+"""
+
+OPEN_EVENTS: Final[Mapping[str, frozenset[str]]] = {
+    "star": frozenset({"recognition.star_granted", "recognition.star_declined", "recognition.star_withdrawn", "recognition.star_revoked"}),
+}
+"""Of a category that is named here, only events of these types stand on a page: that somebody wanted a star taken is not everybody's.
+
+That it was taken is said, without why and by whom, for else the page would go on showing it as granted.
 """
 
 DAY_ONLY: Final = frozenset({"account"})
@@ -61,6 +69,7 @@ FIELDS_ZH: Final[Mapping[str, str]] = {
     "counts_from": "计时起点",
     "credited_minutes": "计入时长",
     "daily_cap_minutes": "每日上限",
+    "declined_by": "决定人",
     "device_id": "设备",
     "difference": "变化",
     "document_reference": "文号",
@@ -113,6 +122,7 @@ FIELDS_ZH: Final[Mapping[str, str]] = {
     "proposal_id": "提交标识",
     "proposed_by": "提交人",
     "purpose": "宗旨",
+    "reapply_after_revocation": "撤销后可再申请",
     "reason": "原因",
     "reason_code": "原因",
     "receipt_position": "回执位置",

@@ -24,10 +24,10 @@ from shared.contracts.topics import CATEGORIES
 from shared.envelope import Record
 from shared.http.api import Api
 from shared.http.deadline import Deadline
-from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_FIELDS
+from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_EVENTS, OPEN_FIELDS
 from shared.http.gate import Handler, Language, exchange_of, note_denial, problem_of, single
 from shared.http.problems import RETRY_AFTER_SECONDS, Catalogue, ProblemError
-from shared.http.query import Column, Filter, Page, Query, read, read_choices, read_cursor, read_filters, read_limit
+from shared.http.query import PAGE_ROWS_MAX, Column, Filter, Page, Query, read, read_choices, read_cursor, read_filters, read_limit
 from shared.http.reads import details_of, events_of, whole
 from shared.http.signin import TOKEN_COOKIE
 from shared.permissions import Actor
@@ -206,20 +206,34 @@ class Pages:
             stream, after = request.path_params["stream"], whole("after", given.get("after", "0"))
             if stream.partition("-")[0] in CATEGORIES.keys() - OPEN_FIELDS.keys():
                 raise ProblemError("not_found")
-            records = await Deadline().meet(events_of(self._api, stream, after, limit))
+            numbered = await Deadline().meet(self._events(stream, after, limit))
             return self.answer(
                 request,
                 words,
                 "stream",
                 stream=stream,
                 events=[
-                    (record, self._name_of(words, record.type), _dated(words, record), self._facts(words, record))
-                    for record in records[:limit]
+                    (number, record, self._name_of(words, record.type), _dated(words, record), self._facts(words, record))
+                    for number, record in numbered[:limit]
                 ],
-                next=f"?{urlencode({'after': records[limit - 1].version, 'limit': limit})}" if len(records) > limit else None,
+                next=f"?{urlencode({'after': numbered[limit - 1][0], 'limit': limit})}" if len(numbered) > limit else None,
             )
 
         return self.for_people(handle)
+
+    async def _events(self, stream: str, after: int, limit: int) -> Sequence[tuple[int, Record]]:
+        """Up to `limit + 1` events of a stream that stand on a page, numbered among these: no gap tells of one that does not.
+
+        Raises ProblemError `stream_invalid`.
+        """
+        types = OPEN_EVENTS.get(stream.partition("-")[0])
+        if types is None:
+            return [(record.version, record) for record in await events_of(self._api, stream, after, limit)]
+        found, version = list[Record](), 0
+        while len(found) <= after + limit and (page := await events_of(self._api, stream, version, PAGE_ROWS_MAX)):
+            found += [each for each in page if each.type in types]
+            version = page[-1].version
+        return list(enumerate(found, 1))[after : after + limit + 1]
 
     async def problems(self, request: Request) -> Response:
         """`/problems` and `/problems/<code>`: what each problem means."""

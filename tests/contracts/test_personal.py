@@ -31,6 +31,7 @@ OPEN: Final[Mapping[str, str]] = {
             *("hours.service_time_proposed.unit_code", "hours.service_time_confirmed.unit_code"),
             *("hours.service_time_corrected.unit_code", "hours.service_time_reversed.unit_code"),
             *("recognition.star_granted.unit_code", "recognition.star_declined.unit_code", "recognition.star_withdrawn.unit_code"),
+            *("recognition.star_revocation_proposed.unit_code", "recognition.star_revoked.unit_code"),
         ),
         CODES,
     ),

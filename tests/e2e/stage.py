@@ -161,9 +161,9 @@ class Stage:
         """The bureau's administrator."""
         return self.client(service, "局长甲", "bureau_admin", "water-bureau")
 
-    def deputy(self) -> httpx.AsyncClient:
+    def deputy(self, service: str = "registration") -> httpx.AsyncClient:
         """The second person of the bureau."""
-        return self.client("registration", "副局长丁", "bureau_admin", "water-bureau")
+        return self.client(service, "副局长丁", "bureau_admin", "water-bureau")
 
     def leader(self, service: str, unit: str = UNIT) -> httpx.AsyncClient:
         """Who leads and approves for a unit."""

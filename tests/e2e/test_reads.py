@@ -314,6 +314,7 @@ COMES_AND_GOES: Final = (
     "/confirm-queue",
     "/history",
     "/star-history",
+    "/star-revocations",
     "/volunteers",
     "/enrollments",
     "/roles",

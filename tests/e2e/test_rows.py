@@ -27,7 +27,7 @@ from tests.e2e.stage import OTHER_UNIT, UNIT, Activity, Stage, Volunteer, accept
 Row = Mapping[str, Any]
 
 UNIT_COLUMNS: Final = ("unit_code", "volunteer_unit_code")
-ALL_UNITS_ONLY: Final = frozenset({"erasures", "personal_data_reads", "programme_proposals", "proposed_units"})
+ALL_UNITS_ONLY: Final = frozenset({"erasures", "personal_data_reads", "programme_proposals", "proposed_units", "star_revocations"})
 """Views of which a unit sees nothing, whoever the rows are about."""
 COMMON: Final = frozenset({"freshness", "programmes", "programme_words", "hours_policies", "star_policies"})
 """Views of which everybody sees everything who sees anything; their rows are of no unit and of no person."""
@@ -77,6 +77,8 @@ async def played(stage: Stage, unit: str) -> tuple[Volunteer, Activity]:
     confirm = f"/accounts/{person}/entries/{entry['entry_id']}/confirm"
     after = accepted(await command(stage.leader("hours", unit), confirm, {"served_on": entry["served_on"]}))["position"]
     accepted(await command(stage.self_("recognition", person), f"/volunteers/{person}/stars", {}, After=after))
+    said = {"stars": 1, "reason_code": "own_wish"}
+    accepted(await command(stage.bureau("recognition"), f"/volunteers/{person}/revocations", said))
     device = {"unit_code": unit, "name": "签到机", "key_digest": sha256(uuid4().bytes).hexdigest(), "networks": ["127.0.0.1"]}
     accepted(await command(stage.leader("registration", unit), "/devices", device))
     return volunteer, published[0]

@@ -62,6 +62,8 @@ def test_a_role_that_an_action_does_not_name_may_not_whatever_it_is_about(role: 
     ("duty", "matter", "expected"),
     [
         ("recorder", {"subject": PERSON}, "recorder_is_subject"),
+        ("proposer", {"subject": PERSON}, "proposer_is_subject"),
+        ("proposer", {"subject": ANOTHER, "recorders": [PERSON], "requesters": [PERSON]}, None),
         ("recorder", {"subject": ANOTHER, "recorders": [PERSON], "requesters": [PERSON]}, None),
         ("approver", {"subject": PERSON}, "approver_is_subject"),
         ("approver", {"subject": ANOTHER, "recorders": [ANOTHER, PERSON]}, "approver_is_recorder"),

@@ -1,18 +1,36 @@
-"""Star: which stars a volunteer holds. Granted on application, withdrawn by itself when the hours are gone. No clock, no IO.
+"""Star: which stars a volunteer holds. Granted on application, withdrawn by itself when the hours are gone, revoked by two persons.
 
-A star keeps the threshold it was granted under: a newer policy raises the bar for the next star and takes none away.
+A star keeps the threshold it was granted under: a newer policy raises the bar for the next star and takes none away. No clock, no IO.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import assert_never
+from typing import TypeVar, assert_never
 from uuid import UUID
 
-from shared.contracts.event import Event, Refusal
-from shared.contracts.recognition import StarDeclined, StarGranted, StarPolicyAdopted, StarWithdrawalReason, StarWithdrawn
+from shared.contracts.event import Refusal
+from shared.contracts.recognition import (
+    StarDeclined,
+    StarGranted,
+    StarPolicyAdopted,
+    StarRevocationDeclined,
+    StarRevocationDeclineReason,
+    StarRevocationLapsed,
+    StarRevocationProposed,
+    StarRevocationReason,
+    StarRevoked,
+    StarWithdrawalReason,
+    StarWithdrawn,
+)
 from shared.permissions import Actor, Resource, barred
 
-StarEvent = StarGranted | StarDeclined | StarWithdrawn
+StarEvent = (
+    StarGranted | StarDeclined | StarWithdrawn | StarRevocationProposed | StarRevocationDeclined | StarRevocationLapsed | StarRevoked
+)
+
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +55,21 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """A revocation that waits for a second person."""
+
+    stars: int
+    reason_code: StarRevocationReason
+    proposed_by: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Stars:
-    """The stars that a volunteer holds, by number from 1."""
+    """The stars that a volunteer holds, by number from 1; whose revocation is proposed; and which were revoked for a fault."""
 
     held: Mapping[int, Held] = field(default_factory=dict)
+    proposals: Mapping[UUID, Proposal] = field(default_factory=dict)
+    revoked: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +87,39 @@ class ApplyForStar:
     policy: StarPolicyAdopted | None
 
 
-def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[Event] | Refusal:
+@dataclass(frozen=True, slots=True)
+class ProposeRevocation:
+    """提出撤销: that a star be taken, and those above it, which rest on it."""
+
+    volunteer_id: UUID
+    proposal_id: UUID
+    stars: int
+    reason_code: StarRevocationReason
+    asker: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveRevocation:
+    """The second person: the star is taken. It is a matter of somebody's honour, so it is neither who proposed it nor whose star it is."""
+
+    volunteer_id: UUID
+    proposal_id: UUID
+    asker: Actor
+
+
+@dataclass(frozen=True, slots=True)
+class DeclineRevocation:
+    """The star stays. Who proposed it takes it back; anybody else rejects it, but for whose star it is."""
+
+    volunteer_id: UUID
+    proposal_id: UUID
+    asker: Actor
+
+
+RevocationCommand = ProposeRevocation | ApproveRevocation | DeclineRevocation
+
+
+def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[StarEvent] | Refusal:
     """Grants or declines the next star under the policy in force; the ladder is climbed one star at a time."""
     policy, confirmed = command.policy, command.confirmed
     refused = barred(command.asker, Resource(unit=command.unit_code, subject=command.volunteer_id))
@@ -74,6 +135,8 @@ def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[Event] | Ref
         return Refusal("star_already_held", {"held": len(stars.held), "highest": len(ladder)})
     if command.wanted not in {None, number}:
         return Refusal("star_out_of_order", {"next": number})
+    if number in stars.revoked and not policy.reapply_after_revocation:
+        return Refusal("star_revoked", {"stars": number})
     threshold = policy.thresholds_minutes[number - 1]
     said = {
         "volunteer_id": command.volunteer_id,
@@ -89,12 +152,12 @@ def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[Event] | Ref
     return [StarGranted.model_validate(said)]
 
 
-def reassess(stars: Stars, volunteer_id: UUID, confirmed: Confirmed) -> Sequence[Event]:
+def reassess(stars: Stars, volunteer_id: UUID, confirmed: Confirmed) -> Sequence[StarEvent]:
     """Withdraws every star whose threshold is no longer met, the highest first. It asks what is due now, not what has happened.
 
     Minutes fall only by a correction or a reversal; what was last to take some away is the reason.
     """
-    return [
+    gone = [
         StarWithdrawn(
             volunteer_id=volunteer_id,
             unit_code=held.unit_code,
@@ -108,6 +171,84 @@ def reassess(stars: Stars, volunteer_id: UUID, confirmed: Confirmed) -> Sequence
         for number, held in sorted(stars.held.items(), reverse=True)
         if confirmed.minutes < held.threshold_minutes
     ]
+    return [*gone, *_lapsed(stars, volunteer_id, [each.stars for each in gone])]
+
+
+def decide_revocation(stars: Stars, command: RevocationCommand) -> Sequence[StarEvent] | Refusal:
+    """A proposal is answered once: what was approved, declined or has lapsed is not known any more."""
+    if isinstance(command, ProposeRevocation):
+        return _propose(stars, command)
+    who, proposal_id, asker = command.volunteer_id, command.proposal_id, command.asker
+    proposal = stars.proposals.get(proposal_id)
+    if proposal is None:
+        return Refusal("revocation_not_proposed")
+    matter = Resource(unit=stars.held[proposal.stars].unit_code, subject=who, requesters=(proposal.proposed_by,))
+    refused = barred(asker, matter, "approver")
+    match command:
+        case DeclineRevocation() if asker.person_id == proposal.proposed_by:
+            return [_declined(command, proposal, "taken_back")]
+        case _ if refused is not None:
+            return refused
+        case DeclineRevocation():
+            return [_declined(command, proposal, "rejected")]
+        case ApproveRevocation():
+            gone = sorted((number for number in stars.held if number >= proposal.stars), reverse=True)
+            revoked = [
+                StarRevoked(
+                    volunteer_id=who,
+                    unit_code=stars.held[number].unit_code,
+                    proposal_id=proposal_id,
+                    stars=number,
+                    reason_code=proposal.reason_code,
+                    approved_by=asker.person_id,
+                )
+                for number in gone
+            ]
+            return [*revoked, *_lapsed(stars, who, gone, but=proposal_id)]
+        case _:
+            assert_never(command)
+
+
+def _propose(stars: Stars, command: ProposeRevocation) -> Sequence[StarEvent] | Refusal:
+    held = stars.held.get(command.stars)
+    matter = Resource(unit=None if held is None else held.unit_code, subject=command.volunteer_id)
+    refused = barred(command.asker, matter, "proposer")
+    if refused is not None:
+        return refused
+    if held is None:
+        return Refusal("star_not_held")
+    waiting = next((each_id for each_id, each in stars.proposals.items() if each.stars == command.stars), None)
+    if waiting is not None:
+        return Refusal("revocation_already_proposed", {"proposal_id": str(waiting)})
+    return [
+        StarRevocationProposed(
+            volunteer_id=command.volunteer_id,
+            unit_code=held.unit_code,
+            proposal_id=command.proposal_id,
+            stars=command.stars,
+            reason_code=command.reason_code,
+            proposed_by=command.asker.person_id,
+        )
+    ]
+
+
+def _declined(command: DeclineRevocation, proposal: Proposal, reason: StarRevocationDeclineReason) -> StarRevocationDeclined:
+    return StarRevocationDeclined(
+        volunteer_id=command.volunteer_id,
+        proposal_id=command.proposal_id,
+        stars=proposal.stars,
+        reason_code=reason,
+        declined_by=command.asker.person_id,
+    )
+
+
+def _lapsed(stars: Stars, volunteer_id: UUID, gone: Collection[int], but: UUID | None = None) -> Sequence[StarRevocationLapsed]:
+    """What else was proposed about the stars that go."""
+    return [
+        StarRevocationLapsed(volunteer_id=volunteer_id, proposal_id=proposal_id, stars=proposal.stars)
+        for proposal_id, proposal in stars.proposals.items()
+        if proposal.stars in gone and proposal_id != but
+    ]
 
 
 def evolve(stars: Stars, event: StarEvent) -> Stars:
@@ -115,10 +256,23 @@ def evolve(stars: Stars, event: StarEvent) -> Stars:
     match event:
         case StarGranted():
             held = Held(event.threshold_minutes, event.policy_version, event.unit_code)
-            return replace(stars, held={**stars.held, event.stars: held})
+            return replace(stars, held={**stars.held, event.stars: held}, revoked=stars.revoked - {event.stars})
         case StarWithdrawn(stars=number):
-            return replace(stars, held={each: held for each, held in stars.held.items() if each != number})
+            return replace(stars, held=_without(stars.held, number))
+        case StarRevocationProposed(proposal_id=proposal_id):
+            proposal = Proposal(event.stars, event.reason_code, event.proposed_by)
+            return replace(stars, proposals={**stars.proposals, proposal_id: proposal})
+        case StarRevocationDeclined(proposal_id=proposal_id) | StarRevocationLapsed(proposal_id=proposal_id):
+            return replace(stars, proposals=_without(stars.proposals, proposal_id))
+        case StarRevoked(proposal_id=proposal_id, stars=number):
+            # Who gave a star up is barred from nothing.
+            barred_now = frozenset[int]() if event.reason_code == "own_wish" else frozenset({number})
+            return Stars(_without(stars.held, number), _without(stars.proposals, proposal_id), stars.revoked | barred_now)
         case StarDeclined():
             return stars  # An answer, not a state: the next application is decided on its own.
         case _:
             assert_never(event)
+
+
+def _without(known: Mapping[K, V], key: K) -> Mapping[K, V]:
+    return {each: value for each, value in known.items() if each != key}

@@ -22,25 +22,45 @@ SELECT said.position, said.volunteer_id, said.stars, said.unit_code, coalesce(un
        said.reason, said.decided_at, said.confirmed_minutes, said.threshold_minutes, said.policy_version, said.hours_position
 FROM star_history AS said LEFT JOIN units AS unit ON unit.code = said.unit_code;
 
-COMMENT ON VIEW api.star_history IS '评星记录: 每一次评定、未评与撤星 / Star history: every grant, decline and withdrawal';
+COMMENT ON VIEW api.star_history IS '评星记录: 每一次评定、未评、撤星与撤销 / Star history: every grant, decline, withdrawal and revocation';
 COMMENT ON COLUMN api.star_history.position IS '在本日志中的位置 / Position in this service''s log';
 COMMENT ON COLUMN api.star_history.volunteer_id IS '志愿者编码 / The volunteer''s id';
 COMMENT ON COLUMN api.star_history.stars IS '第几星, 从 1 起 / Which star, from 1';
 COMMENT ON COLUMN api.star_history.unit_code IS '申请时所属单位 / The volunteer''s unit when the star was applied for';
 COMMENT ON COLUMN api.star_history.unit_name IS '该单位的名称 / Name of that unit';
-COMMENT ON COLUMN api.star_history.outcome IS '结果: granted 已评星, declined 未评星, withdrawn 已撤星 / Outcome: granted, declined or withdrawn';
-COMMENT ON COLUMN api.star_history.reason IS '未评或撤星的原因 / Why it was declined or withdrawn';
+COMMENT ON COLUMN api.star_history.outcome IS '结果: granted 已评星, declined 未评星, withdrawn 已撤星 (时长更正所致), revoked 经两人决定撤销 / Outcome: granted, declined, withdrawn (hours were corrected) or revoked (by two persons)';
+COMMENT ON COLUMN api.star_history.reason IS '未评、撤星或撤销的原因 / Why it was declined, withdrawn or revoked';
 COMMENT ON COLUMN api.star_history.decided_at IS '时间 / When it was decided';
-COMMENT ON COLUMN api.star_history.confirmed_minutes IS '当时已认定的分钟数 / Minutes confirmed at that moment';
-COMMENT ON COLUMN api.star_history.threshold_minutes IS '该星所需分钟数 / Minutes that this star needs';
-COMMENT ON COLUMN api.star_history.policy_version IS '所依据的规则版本 / Version of the star policy it was decided under';
-COMMENT ON COLUMN api.star_history.hours_position IS '时长所依据的时长日志位置 / Last position of the hours log that the minutes rest on';
+COMMENT ON COLUMN api.star_history.confirmed_minutes IS '当时已认定的分钟数, 撤销时为空 / Minutes confirmed at that moment; null of a revocation, which rests on none';
+COMMENT ON COLUMN api.star_history.threshold_minutes IS '该星所需分钟数, 撤销时为空 / Minutes that this star needs; null of a revocation';
+COMMENT ON COLUMN api.star_history.policy_version IS '所依据的规则版本, 撤销时为空 / Version of the star policy it was decided under; null of a revocation';
+COMMENT ON COLUMN api.star_history.hours_position IS '时长所依据的时长日志位置, 撤销时为空 / Last position of the hours log that the minutes rest on; null of a revocation';
+
+CREATE VIEW api.star_revocations AS
+SELECT proposal.proposal_id, proposal.volunteer_id, proposal.stars, proposal.unit_code, coalesce(unit.name, proposal.unit_code) AS unit_name,
+       proposal.state, proposal.reason, proposal.proposed_at, proposal.proposed_by, proposal.proposed_position, proposal.decided_by,
+       proposal.ended_at
+FROM star_revocations AS proposal LEFT JOIN units AS unit ON unit.code = proposal.unit_code;
+
+COMMENT ON VIEW api.star_revocations IS '星级撤销: 每一项提出的撤销及其结果 / Revocations of stars: every one that was proposed, and what became of it';
+COMMENT ON COLUMN api.star_revocations.proposal_id IS '提出标识, 决定文件据此注明 / Id of the proposal, by which a document names it';
+COMMENT ON COLUMN api.star_revocations.volunteer_id IS '志愿者编码 / The volunteer''s id';
+COMMENT ON COLUMN api.star_revocations.stars IS '自第几星起撤销, 以上各星一并撤销 / From which star on; those above it go with it';
+COMMENT ON COLUMN api.star_revocations.unit_code IS '申请该星时所属单位 / The volunteer''s unit when that star was applied for';
+COMMENT ON COLUMN api.star_revocations.unit_name IS '该单位的名称 / Name of that unit';
+COMMENT ON COLUMN api.star_revocations.state IS '状态: proposed 待批准, revoked 已撤销, taken_back 撤回, rejected 未批准, lapsed 失效 (该星已不在) / State: proposed, revoked, taken_back, rejected or lapsed (the star went otherwise)';
+COMMENT ON COLUMN api.star_revocations.reason IS '原因: false_record 记录不实, hidden_faults 隐瞒问题, serious_dishonesty 严重失信, discipline_or_crime 违纪违法, moral_failure 道德失范, own_wish 本人意愿 / Why, as a code';
+COMMENT ON COLUMN api.star_revocations.proposed_at IS '提出时间 / When it was proposed';
+COMMENT ON COLUMN api.star_revocations.proposed_by IS '提出人标识 / Who proposed it';
+COMMENT ON COLUMN api.star_revocations.proposed_position IS '提出在本日志中的位置 / Position of the proposal in this service''s log';
+COMMENT ON COLUMN api.star_revocations.decided_by IS '决定人标识: 批准、否决或撤回之人 / Who approved it, rejected it or took it back, if anybody did';
+COMMENT ON COLUMN api.star_revocations.ended_at IS '办结时间 / When it ended';
 
 CREATE VIEW api.star_policies AS
 SELECT effective_from, version, thresholds_minutes,
        (SELECT string_agg(trim_scale(round(minutes / 60.0, 1))::text, ' / ' ORDER BY star)
         FROM unnest(thresholds_minutes) WITH ORDINALITY AS ladder (minutes, star)) AS thresholds_hours,
-       adopted_at, position
+       reapply_after_revocation, adopted_at, position
 FROM star_policies;
 
 COMMENT ON VIEW api.star_policies IS '评星规则: 采用过的每一版 / Star policies: every version adopted';
@@ -48,6 +68,7 @@ COMMENT ON COLUMN api.star_policies.effective_from IS '生效日期 / The day fr
 COMMENT ON COLUMN api.star_policies.version IS '规则版本 / Version';
 COMMENT ON COLUMN api.star_policies.thresholds_minutes IS '一星起各星所需分钟数 / Minutes that each star needs, from the first';
 COMMENT ON COLUMN api.star_policies.thresholds_hours IS '一星起各星所需小时数 / Hours that each star needs, from the first';
+COMMENT ON COLUMN api.star_policies.reapply_after_revocation IS '被撤销的星级可否再申请 / Whether a star that was revoked may be applied for again';
 COMMENT ON COLUMN api.star_policies.adopted_at IS '采用时间 / When it was adopted';
 COMMENT ON COLUMN api.star_policies.position IS '采用在本日志中的位置 / Position of the adoption in this service''s log';
 

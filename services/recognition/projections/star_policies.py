@@ -17,7 +17,14 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
     await connection.executemany(
         _INSERT,
         [
-            (event.effective_from, event.version, list(event.thresholds_minutes), fact.record.time, fact.record.position)
+            (
+                event.effective_from,
+                event.version,
+                list(event.thresholds_minutes),
+                event.reapply_after_revocation,
+                fact.record.time,
+                fact.record.position,
+            )
             for fact in facts
             if isinstance(event := fact.event, StarPolicyAdopted)
         ],
@@ -25,7 +32,8 @@ async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
 
 
 _INSERT: Final[LiteralString] = """
-    INSERT INTO star_policies (effective_from, version, thresholds_minutes, adopted_at, position) VALUES ($1, $2, $3, $4, $5)
+    INSERT INTO star_policies (effective_from, version, thresholds_minutes, reapply_after_revocation, adopted_at, position)
+    VALUES ($1, $2, $3, $4, $5, $6)
 """
 
 STAR_POLICIES: Final = Projection(
@@ -36,7 +44,7 @@ QUERY: Final = Query(
     name="star_policies",
     path="/star-policies",
     sql="""
-        SELECT effective_from, version, thresholds_hours, adopted_at FROM api.star_policies
+        SELECT effective_from, version, thresholds_hours, reapply_after_revocation, adopted_at FROM api.star_policies
         WHERE ($1::date IS NULL OR effective_from > $1)
         ORDER BY effective_from LIMIT $2
     """,
@@ -44,6 +52,7 @@ QUERY: Final = Query(
         Column("effective_from", "date", "生效日期", "In force from"),
         Column("version", "text", "规则版本", "Policy version"),
         Column("thresholds_hours", "text", "各星所需小时", "Hours for each star"),
+        Column("reapply_after_revocation", "boolean", "撤销后可再申请", "May be applied for again once revoked"),
         Column("adopted_at", "instant", "采用时间", "Adopted"),
     ),
     order=("effective_from",),

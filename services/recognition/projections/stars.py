@@ -6,17 +6,17 @@ from typing import Final, LiteralString
 
 from services.recognition.projections import units
 from shared.consumer.values import Fact, Figure, Projection
-from shared.contracts.recognition import StarGranted, StarWithdrawn
+from shared.contracts.recognition import StarGranted, StarRevoked, StarWithdrawn
 from shared.http.query import Column, Filter, Query
 from shared.permissions import Role
 from shared.postgres import Connection
 
 
 async def fold(connection: Connection, facts: Sequence[Fact]) -> None:
-    """A grant adds a star, a withdrawal takes it away."""
+    """A grant adds a star, a withdrawal or a revocation takes it away."""
     changed: dict[tuple[object, int], Fact] = {}
     for fact in facts:
-        if isinstance(fact.event, StarGranted | StarWithdrawn):
+        if isinstance(fact.event, StarGranted | StarWithdrawn | StarRevoked):
             changed[fact.event.volunteer_id, fact.event.stars] = fact  # Of several in one batch the last one counts.
     await connection.executemany(_DELETE, list(changed))
     await connection.executemany(

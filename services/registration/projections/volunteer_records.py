@@ -10,7 +10,7 @@ from services.registration.projections.volunteers import STANDINGS
 from shared.access import With
 from shared.consumer.values import Fact, Figure, Projection
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
-from shared.contracts.recognition import StarGranted, StarWithdrawn
+from shared.contracts.recognition import StarGranted, StarRevoked, StarWithdrawn
 from shared.http.query import Column, Filter, Query
 from shared.permissions import Role
 from shared.postgres import Connection
@@ -32,10 +32,10 @@ async def fold_hours(connection: Connection, facts: Sequence[Fact]) -> None:
 
 
 async def fold_stars(connection: Connection, facts: Sequence[Fact]) -> None:
-    """A grant holds until it is withdrawn; the last word on each star counts."""
+    """A grant holds until it is withdrawn or revoked; the last word on each star counts."""
     said = dict[tuple[UUID, int], bool]()
     for fact in facts:
-        if isinstance(fact.event, StarGranted | StarWithdrawn):
+        if isinstance(fact.event, StarGranted | StarWithdrawn | StarRevoked):
             said[fact.event.volunteer_id, fact.event.stars] = isinstance(fact.event, StarGranted)
     await connection.execute(_SET_STARS, [who for who, _ in said], [stars for _, stars in said], list(said.values()))
 

@@ -28,7 +28,7 @@ CODEC: Final = Codec(EVENTS, UPCASTERS)
 LOGS: Final[Mapping[str, Sequence[str]]] = {
     "registration": ("unit_registered", "volunteer_registered", "activity_published", "enrollment_accepted"),
     "hours": ("hours_policy_adopted", "checked_in", "service_time_proposed", "service_time_confirmed", "service_time_corrected"),
-    "recognition": ("star_policy_adopted", "star_granted", "star_withdrawn", "star_granted"),
+    "recognition": ("star_policy_adopted", "star_granted", "star_withdrawn", "star_revocation_proposed", "star_revoked", "star_granted"),
 }
 """What each log holds, in its order; the published examples, which are all about one person and one activity."""
 

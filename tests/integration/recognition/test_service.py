@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4, uuid5
 
@@ -21,8 +21,9 @@ from shared.consumer import Kafka, Setting
 from shared.consumer.apply import Consumer
 from shared.consumer.inbox import Reactor, parts
 from shared.consumer.values import Fact, system_actor
-from shared.contracts.event import Event
+from shared.contracts.event import Event, Refusal
 from shared.contracts.hours import ServiceTimeConfirmed, ServiceTimeCorrected
+from shared.contracts.recognition import StarRevocationProposed
 from shared.contracts.registration import VolunteerRegistered
 from shared.contracts.topics import EVENTS, UPCASTERS
 from shared.errors import InvariantError
@@ -49,14 +50,18 @@ HERSELF = Actor(WHO, Role.VOLUNTEER, "reservoir-station")
 class Recognition:
     """One process of the service, its log in memory, its look-ups in a real database."""
 
-    def __init__(self, pool: Pool, facts: Facts) -> None:
-        self.store = MemoryStore("recognition")
+    def __init__(self, pool: Pool, facts: Facts, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore("recognition")
         self.look_ups = LookUps(pool)
         self._pool = pool
         self._facts = facts
         self._read = 0
+        self.now = NOW
         keys, metrics = PersonalKeys(pool, bytes(32)), Metrics("recognition", "0")
-        self.commands = Commands(self.store, CODEC, keys, self.look_ups, application.CLAIMS, _now, metrics)
+        self.commands = Commands(self.store, CODEC, keys, self.look_ups, application.CLAIMS, self._clock, metrics)
+
+    async def _clock(self) -> datetime:
+        return self.now
 
     async def ask(self, name: str, body: bytes, actor: Actor, **ids: UUID) -> Answer:
         """A command as HTTP submits it."""
@@ -159,6 +164,52 @@ async def test_the_admin_of_the_unit_applies_by_proxy(service: Recognition) -> N
         "apply_for_star", b'{"stars": 1}', Actor(UUID(int=98), Role.UNIT_ADMIN, "reservoir-station"), volunteer_id=WHO
     )
     assert answer.count == 1
+
+
+DEPUTY = Actor(UUID(int=2), Role.BUREAU_ADMIN, "water-bureau")
+
+
+async def proposal_of(service: Recognition) -> UUID:
+    """The volunteer was given a star, and the bureau wants it taken."""
+    await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
+    await service.ask("propose_revocation", b'{"stars": 1, "reason_code": "false_record"}', BUREAU, volunteer_id=WHO)
+    proposed = CODEC.decode(service.store.records[-1])
+    assert isinstance(proposed, StarRevocationProposed)
+    return proposed.proposal_id
+
+
+@pytest.mark.parametrize("second", ["approve_revocation", "decline_revocation"])
+async def test_of_two_who_decide_on_a_revocation_at_once_one_does(service: Recognition, pool: Pool, facts: Facts, second: str) -> None:
+    """Each asks a process of their own, which holds the stream as it was before the other wrote."""
+    proposal_id = await proposal_of(service)
+    beside = Recognition(pool, facts, service.store)
+    waits = await beside.ask("propose_revocation", b'{"stars": 1, "reason_code": "own_wish"}', DEPUTY, volunteer_id=WHO)
+    assert waits.refusal == Refusal("revocation_already_proposed", {"proposal_id": str(proposal_id)})
+    asked = {"volunteer_id": WHO, "proposal_id": proposal_id}
+    answers = await asyncio.gather(
+        service.ask("approve_revocation", b"{}", DEPUTY, **asked),
+        beside.ask(second, b"{}", Actor(UUID(int=3), Role.BUREAU_ADMIN, "water-bureau"), **asked),
+    )
+    assert sorted((each.outcome, each.refusal.code if each.refusal else None) for each in answers) == [
+        ("accepted", None),
+        ("refused", "revocation_not_proposed"),
+    ]
+    assert len(service.types()) == 4
+    assert service.types()[-1] in {"star_revoked", "star_revocation_declined"}
+
+
+async def test_hours_do_not_give_a_revoked_star_back_until_the_policy_says_so(service: Recognition) -> None:
+    proposal_id = await proposal_of(service)
+    await service.ask("approve_revocation", b"{}", DEPUTY, volunteer_id=WHO, proposal_id=proposal_id)
+    again = await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
+    assert again.refusal is not None
+    assert again.refusal.code == "star_revoked"
+    lenient = FILE.replace("2012", "later").replace("2017-01-01", "2017-06-02") + "reapply_after_revocation: true\n"
+    await service.ask("adopt_star_policy", json.dumps({"file": lenient}).encode(), BUREAU)
+    await service.reads_itself()
+    assert [each.reapply_after_revocation for each in await service.look_ups.policies()] == [False, True]
+    service.now = NOW + timedelta(days=1)
+    assert (await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)).count == 1
 
 
 async def test_nothing_is_decided_on_hours_that_are_parked(service: Recognition, pool: Pool) -> None:

@@ -20,7 +20,7 @@ from shared.consumer.values import Fact, NotYetError, system_actor
 from shared.consumer.withdrawals import withdrawal_fold
 from shared.contracts.event import SEALED_PREFIX
 from shared.contracts.hours import Posting, ServiceTimeConfirmed
-from shared.contracts.recognition import StarGranted, StarWithdrawn
+from shared.contracts.recognition import StarGranted, StarRevoked, StarWithdrawn
 from shared.contracts.registration import (
     ClashOverridden,
     DeviceLoss,
@@ -720,6 +720,8 @@ async def test_the_overview_joins_all_three_services(registration: Registration)
         "hours_position": 1,
     }
     stars = [StarGranted(stars=1, **star), StarGranted(stars=2, **star), StarWithdrawn(stars=2, reason="hours_corrected", **star)]
+    by = {"volunteer_id": who, "unit_code": UNIT, "proposal_id": uuid4(), "approved_by": uuid4()}
+    revoked = StarRevoked.model_validate(by | {"stars": 1, "reason_code": "false_record"})
     record = (await registration.store.read_page(0, 1))[0]
     async with registration.pool.acquire() as connection:
         confirmed = [Fact(record, ServiceTimeConfirmed(entry_id=uuid4(), **entry)) for _ in range(2)]
@@ -730,6 +732,9 @@ async def test_the_overview_joins_all_three_services(registration: Registration)
     assert (rows[who]["timed_minutes"], rows[who]["over_cap_minutes"], rows[who]["stars"]) == (1440, 180, 1)
     assert (rows[other]["timed_minutes"], rows[other]["stars"], rows[other]["standing"]) == (0, 0, "registered")
     assert [row["volunteer_id"] for row in await registration.rows(volunteer_records.QUERY, stars=1)] == [who]
+    async with registration.pool.acquire() as connection:
+        await volunteer_records.fold_stars(connection, [Fact(record, revoked)])
+    assert await registration.rows(volunteer_records.QUERY, stars=1) == []
     await register(registration, uuid4(), 7, unit_code="reservoir-station")
     await registration.catch_up()
     named = [(row["unit_name"], row["number"]) for row in await registration.rows(volunteer_records.QUERY, limit=1)]

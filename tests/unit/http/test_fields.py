@@ -13,7 +13,7 @@ from shared.contracts.event import Event, Part, personal_fields
 from shared.contracts.hours import HourClass, LedgerAccount, Posting
 from shared.contracts.registration import ConsentKind, WithdrawalReason
 from shared.contracts.topics import CATEGORIES, EVENTS
-from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_FIELDS
+from shared.http.fields import CODES, DAY_ONLY, FIELDS_ZH, OPEN_EVENTS, OPEN_FIELDS
 from shared.http.query import Query
 
 
@@ -32,7 +32,10 @@ def test_every_code_has_words() -> None:
     assert {name: set(said) for name, said in CODES.items()} == {name: set(get_args(each)) for name, each in literals.items()}
 
 
-PERSONS = {"volunteer_id", "person_id", "recorder_id", "approver_id", "requester_id", "checked_in_by", "clashes_with"}
+PERSONS = {
+    *("volunteer_id", "person_id", "recorder_id", "approver_id", "requester_id", "checked_in_by", "clashes_with"),
+    *("proposed_by", "approved_by", "declined_by", "decided_by"),
+}
 SAID_OF_PERSONS = {"is_minor", "consent", "text_version", "reason", "reason_code", "skills", "role", "number", "expires_at"}
 
 
@@ -50,6 +53,13 @@ def test_what_is_open_is_a_field_of_some_event() -> None:
     assert frozenset().union(*OPEN_FIELDS.values()) <= known
     assert CATEGORIES.keys() - OPEN_FIELDS.keys() == {"volunteer", "role", "device", "attendance", "hours_erasure", "recognition_erasure"}
     assert OPEN_FIELDS.keys() >= DAY_ONLY
+
+
+def test_of_stars_everything_stands_on_a_page_but_what_was_only_proposed() -> None:
+    types = {event.TYPE for event in EVENTS if event.TYPE.startswith("recognition.star_") and "policy" not in event.TYPE}
+    assert types - OPEN_EVENTS["star"] == {f"recognition.star_revocation_{what}" for what in ("proposed", "declined", "lapsed")}
+    assert OPEN_EVENTS.keys() == {"star"}
+    assert OPEN_EVENTS["star"] <= types
 
 
 OPEN_LISTS = [query for each in (registration_main.SERVICE, hours.SERVICE, recognition.SERVICE) for query in each.queries if query.public]

@@ -136,7 +136,7 @@ def test_a_withdrawn_star_can_be_earned_again() -> None:
 
 def test_of_two_reassessments_the_second_finds_nothing_to_do() -> None:
     stars, fewer = after(ONE_STAR, TWO_STARS), Confirmed(100, 95, "hours_corrected")
-    left = reduce(evolve, reassess(stars, WHO, fewer), stars)  # type: ignore[arg-type]
+    left = reduce(evolve, reassess(stars, WHO, fewer), stars)
     assert reassess(left, WHO, fewer) == []
 
 
@@ -146,10 +146,10 @@ def test_whatever_happens_the_stars_held_are_paid_for_and_without_a_gap(steps: l
     for applies, minutes in steps:
         confirmed = Confirmed(minutes, 1, "hours_corrected")
         decided = reassess(stars, WHO, confirmed)
-        stars = reduce(evolve, decided, stars)  # type: ignore[arg-type]
+        stars = reduce(evolve, decided, stars)
         if applies:
             answered = apply_for_star(stars, replace(APPLICATION, confirmed=confirmed))
-            stars = stars if isinstance(answered, Refusal) else reduce(evolve, answered, stars)  # type: ignore[arg-type]
+            stars = stars if isinstance(answered, Refusal) else reduce(evolve, answered, stars)
         assert all(held.threshold_minutes <= minutes for held in stars.held.values())
         assert sorted(stars.held) == list(range(1, len(stars.held) + 1))
 
