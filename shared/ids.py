@@ -2,7 +2,26 @@
 
 import os
 import time
-from uuid import UUID, uuid5
+from hashlib import sha1
+from uuid import UUID
+
+from asyncpg.pgproto import pgproto
+
+
+def named_id(namespace: UUID, name: str) -> UUID:
+    """What `uuid5` makes (RFC 9562, 5.5), as the driver's UUID: a command needs several, and makes, writes and compares them for less."""
+    made = bytearray(sha1(namespace.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    made[6] = made[6] & 0x0F | 0x50
+    made[8] = made[8] & 0x3F | 0x80
+    return pgproto.UUID(bytes(made))
+
+
+def random_id() -> UUID:
+    """What `uuid4` makes, as the driver's UUID."""
+    made = bytearray(os.urandom(16))
+    made[6] = made[6] & 0x0F | 0x40
+    made[8] = made[8] & 0x3F | 0x80
+    return pgproto.UUID(bytes(made))
 
 
 def new_id() -> UUID:
@@ -14,14 +33,14 @@ def new_id() -> UUID:
 
 def event_id(command_id: UUID, index: int) -> UUID:
     """The id of the `index`-th event (from 0) of a command."""
-    return uuid5(command_id, str(index))
+    return named_id(command_id, str(index))
 
 
 def reaction_command_id(reaction: str, index: int, source_event: UUID) -> UUID:
     """The id of the `index`-th command with which a reaction answers an event."""
-    return uuid5(source_event, f"reaction/{reaction}/{index}")
+    return named_id(source_event, f"reaction/{reaction}/{index}")
 
 
 def deadline_command_id(name: str, set_by: UUID) -> UUID:
     """The id of the command that a deadline fires; `set_by` is the event that set it."""
-    return uuid5(set_by, f"deadline/{name}")
+    return named_id(set_by, f"deadline/{name}")

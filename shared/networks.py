@@ -1,11 +1,15 @@
 """Addresses and networks of requests and devices, as people write them and as they are compared."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+
+CHARACTERS_MAX: Final = 100
+"""Characters of an address and the zone that it may name; what is longer is none."""
 
 BITS_MIN: Final = {4: 8, 6: 32}
 """A network that something is fixed to says at least so many bits, by the version of IP: a wider one would fix nothing."""
@@ -13,6 +17,11 @@ BITS_MIN: Final = {4: 8, 6: 32}
 
 def address_of(text: str) -> Address | None:
     """The address that `text` spells, None when it spells none. An IPv4 address that comes over IPv6 is that IPv4 address."""
+    return _read(text) if len(text) <= CHARACTERS_MAX else None
+
+
+@lru_cache(maxsize=1000)  # A request's is read twice, and most come from those who have asked before.
+def _read(text: str) -> Address | None:
     try:
         found = ip_address(text)
     except ValueError:

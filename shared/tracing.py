@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from asyncpg.pgproto import pgproto
+
 _TRACEPARENT: Final = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -46,4 +48,4 @@ def child_of(parent: Trace | None) -> Trace:
 
 def parse_uuid(text: str) -> UUID | None:
     """A UUID in its usual form of 36 ASCII characters, as ids and correlation ids arrive; None for braces, URNs and wide digits."""
-    return UUID(text) if _UUID.fullmatch(text) else None
+    return pgproto.UUID(text) if _UUID.fullmatch(text) else None

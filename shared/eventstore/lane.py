@@ -68,6 +68,7 @@ class _Waiting:
     result: asyncio.Future[AppendResult]
     keys: frozenset[object]
     size_bytes: int
+    until: float
 
 
 class Lane:
@@ -77,6 +78,8 @@ class Lane:
         self._pool = pool
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
+        self._asking: deque[_Waiting] = deque()  # Until each is answered, the oldest first: one timer for all of them.
+        self._watch: asyncio.TimerHandle | None = None
         self._arrived = asyncio.Event()
         self._appended = asyncio.Event()
         self._connection: Any = None
@@ -90,18 +93,27 @@ class Lane:
         if self._tasks[0].done():
             raise StoreUnavailableError("the store is closed")
         started = monotonic()
-        waiting = _Waiting(request, asyncio.get_running_loop().create_future(), _keys(request), sum(len(e.payload) for e in request.events))
+        result: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        size_bytes = sum(len(each.payload) for each in request.events)
+        waiting = _Waiting(request, result, _keys(request), size_bytes, started + WAIT_SECONDS_MAX)
         self._waiting.append(waiting)
+        self._asking.append(waiting)
+        if self._watch is None:
+            self._look()
         self._arrived.set()
-        try:
-            async with asyncio.timeout(WAIT_SECONDS_MAX):
-                result = await waiting.result
-        except TimeoutError:
-            raise StoreUnavailableError("the store did not answer in time") from None
-        self._metrics.event_store_append_duration_seconds.labels(request.stream.category).observe(monotonic() - started)
-        if isinstance(result, Conflict):
-            self._metrics.event_store_conflicts_total.labels(request.stream.category).inc()
-        return result
+        said = await result
+        metrics, category = self._metrics, request.stream.category
+        metrics.of(metrics.event_store_append_duration_seconds, category).observe(monotonic() - started)
+        if isinstance(said, Conflict):
+            metrics.of(metrics.event_store_conflicts_total, category).inc()
+        return said
+
+    def _look(self) -> None:
+        """Tells whoever has waited for too long, and comes again when the next one will have."""
+        asking, now = self._asking, monotonic()
+        while asking and (asking[0].result.done() or asking[0].until <= now):
+            _fail([asking.popleft()], StoreUnavailableError("the store did not answer in time"))
+        self._watch = asyncio.get_running_loop().call_later(asking[0].until - now, self._look) if asking else None
 
     async def close(self) -> None:
         """Ends the lane; who still waits is told that the store is not available."""
@@ -110,6 +122,8 @@ class Lane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         _fail(self._waiting, StoreUnavailableError("the store is closed"))
         self._waiting.clear()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._drop()
 
     async def _run(self) -> None:
@@ -167,6 +181,8 @@ class Lane:
         for each, result in zip(batch, results, strict=True):
             if not each.result.done():
                 each.result.set_result(result)
+        while self._asking and self._asking[0].result.done():  # What was answered is held no longer.
+            self._asking.popleft()
         self._count(batch, results)
 
     def _count(self, batch: Sequence[_Waiting], results: Sequence[AppendResult]) -> None:
@@ -179,7 +195,7 @@ class Lane:
         if written:
             self._appended.set()
         for event_type, count in Counter(written).items():
-            self._metrics.events_appended_total.labels(event_type).inc(count)
+            self._metrics.of(self._metrics.events_appended_total, event_type).inc(count)
 
     async def _call(self, requests: Sequence[AppendRequest]) -> Sequence[AppendResult]:
         try:

@@ -71,7 +71,7 @@ def parse_json(raw: bytes, limits: BodyLimits) -> Any:
         raise ProblemError("body_not_utf8") from None
     _check_depth(raw)
     try:
-        value = json.loads(text, object_pairs_hook=_pairs, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+        value = _READER.decode(text)
     except json.JSONDecodeError as error:
         raise ProblemError("json_malformed", line=error.lineno, column=error.colno) from None
     _check(value, "", limits)
@@ -100,7 +100,7 @@ def parse_model(raw: bytes, model: type[M]) -> M:
 
 def canonical(value: Any) -> bytes:
     """The same bytes for bodies that say the same: keys sorted, no white space. What the idempotency fingerprint is taken of."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return _WRITER.encode(value).encode()
 
 
 def _check_depth(raw: bytes) -> None:
@@ -140,6 +140,10 @@ def _float(text: str) -> float:
 
 def _constant(_name: str) -> NoReturn:
     raise ProblemError("json_number_not_finite")
+
+
+_READER: Final = json.JSONDecoder(object_pairs_hook=_pairs, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_WRITER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _check(value: Any, pointer: str, limits: BodyLimits) -> None:

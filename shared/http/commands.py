@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from time import monotonic
 from typing import Any, Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic_core import to_json
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from shared.http.gate import Handler, exchange_of, single
 from shared.http.positions import PositionToken, parse_tokens
 from shared.http.problems import ProblemError
 from shared.http.query import FOLLOW_SECONDS_MAX
+from shared.ids import named_id
 from shared.tracing import parse_uuid
 
 IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
@@ -47,7 +48,7 @@ class CommandRoutes:
         async def handle(request: Request) -> Response:
             api, deadline = self._api, Deadline()
             actor = await deadline.over(api.asker(request, use_case.roles))
-            command_id = uuid5(actor.person_id, idempotency_key(request))
+            command_id = named_id(actor.person_id, idempotency_key(request))
             single(request, ())
             ids = {name: _id(name, text) for name, text in request.path_params.items()}
             if_match = read_if_match(request.headers.get("if-match"))

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 from starlette.exceptions import HTTPException
@@ -26,6 +26,7 @@ from shared.errors import (
 from shared.fieldnames import shown
 from shared.http.problems import Catalogue, ProblemError, ProblemType
 from shared.http.rates import Rates
+from shared.ids import random_id
 from shared.metrics import Metrics
 from shared.tracing import Trace, child_of, parse_traceparent, parse_uuid
 
@@ -93,9 +94,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         asked = _first(scope, b"x-correlation-id")
-        correlation_id = parse_uuid(asked) if asked is not None else uuid4()
+        correlation_id = parse_uuid(asked) if asked is not None else random_id()
         trace = child_of(parse_traceparent(_first(scope, b"traceparent")))
-        exchange = Exchange(correlation_id or uuid4(), trace, _language(_first(scope, b"accept-language")))
+        exchange = Exchange(correlation_id or random_id(), trace, _language(_first(scope, b"accept-language")))
         scope[_KEY] = exchange
         status = 500
 
@@ -110,17 +111,20 @@ class Gate:
             await send(message)
 
         started = perf_counter()
-        with (
-            logs.bound(correlation_id=exchange.correlation_id, trace_id=exchange.trace.trace_id),
-            self._metrics.http_requests_in_flight.track_inprogress(),
-        ):
-            refused = self._refused(scope, correlation_id)
-            if refused is not None:
-                await self._catalogue.response(refused, exchange.language)(scope, receive, send_with_headers)
-            else:
-                await self._app(scope, receive, send_with_headers)
+        metrics = self._metrics
+        metrics.http_requests_in_flight.inc()
+        try:
+            with logs.bound(correlation_id=exchange.correlation_id, trace_id=exchange.trace.trace_id):
+                refused = self._refused(scope, correlation_id)
+                if refused is not None:
+                    await self._catalogue.response(refused, exchange.language)(scope, receive, send_with_headers)
+                else:
+                    await self._app(scope, receive, send_with_headers)
+        finally:
+            metrics.http_requests_in_flight.dec()
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.http_request_duration_seconds.labels(exchange.route, method, f"{status // 100}xx").observe(perf_counter() - started)
+        took = metrics.of(metrics.http_request_duration_seconds, exchange.route, method, f"{status // 100}xx")
+        took.observe(perf_counter() - started)
 
     def _refused(self, scope: Scope, correlation_id: UUID | None) -> ProblemError | None:
         """What no route is asked about."""

@@ -5,6 +5,7 @@ In memory and for each process: replicas each let through as much. That bounds w
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from ipaddress import ip_network
 from math import ceil
 from time import monotonic
@@ -90,9 +91,12 @@ class Rates:
     def address_of(self, scope: Scope) -> str:
         """Whose bucket a request is taken from: an IPv6 address counts by its /64."""
         found = self.source_of(scope)
-        if found is None:
-            return ""
-        return str(found) if found.version == 4 else str(ip_network((found, 64), strict=False))
+        return "" if found is None else _counted_as(found)
+
+
+@lru_cache(maxsize=1000)
+def _counted_as(address: Address) -> str:
+    return str(address) if address.version == 4 else str(ip_network((address, 64), strict=False))
 
 
 def _refuse(wait_seconds: int) -> None:

@@ -74,6 +74,7 @@ def test_an_address_and_a_person_are_counted_apart_and_probes_not_at_all() -> No
         ("10.0.0.1", ["203.0.113.5", "198.51.100.9, 10.0.0.2"], "198.51.100.9"),
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["not an address"], ""),
+        ("10.0.0.1", ["2001:db8::1%" + 100 * "a"], ""),
         (None, [], ""),
         ("2001:db8:1:2:3:4:5:6", [], "2001:db8:1:2::/64"),
         ("::ffff:10.0.0.1", ["::ffff:198.51.100.9"], "198.51.100.9"),  # A socket that listens for both spells IPv4 so.
