@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -11,10 +12,10 @@ import asyncpg
 from shared.envelope import Record, Stream
 from shared.errors import LogClosedError, StoreUnavailableError
 from shared.eventstore.lane import Lane, answer
-from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head, records_of
+from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head, Past, records_of
 from shared.ids import new_id
 from shared.metrics import Metrics
-from shared.postgres import ABSENT, Connection, Pool
+from shared.postgres import ABSENT, Connection, Gathered, Pool
 
 _SELECT_LOG: Final = "SELECT log_id, service FROM es.log"
 _INSERT_LOG: Final = """
@@ -26,6 +27,14 @@ _SELECT_STREAM: Final = """
     SELECT position, category, stream_id, version, event_id, type, schema_version, time, command_id, correlation_id, causation_id,
         actor, partition_key, traceparent, payload
     FROM es.event WHERE category = $1 AND stream_id = $2 AND version > $3 ORDER BY version LIMIT $4
+"""
+_SELECT_HISTORIES: Final = """
+    SELECT asked.place, past.*
+    FROM unnest($1::text[], $2::uuid[], $3::bigint[]) WITH ORDINALITY AS asked (category, stream_id, after_version, place)
+    CROSS JOIN LATERAL (
+        SELECT version, event_id, type, schema_version, payload FROM es.event
+        WHERE category = asked.category AND stream_id = asked.stream_id AND version > asked.after_version ORDER BY version
+    ) AS past
 """
 _SELECT_PAGE: Final = """
     SELECT position, category, stream_id, version, event_id, type, schema_version, time, command_id, correlation_id, causation_id,
@@ -39,6 +48,10 @@ _SELECT_ANSWER: Final = """
     SELECT fingerprint, position, event_count, refusal::text, pg_logical_emit_message(true, 'leifeng', '')
     FROM es.command WHERE command_id = $1
 """
+
+
+HISTORIES_MAX: Final = 32
+"""Streams that one statement reads: enough for all who ask at once, and their events are decoded before anybody else has a turn."""
 
 
 class WrongLogError(Exception):
@@ -72,6 +85,7 @@ class PostgresStore:
         self._service = service
         self._log_id = log_id
         self._lane = lane
+        self._histories = Gathered(self._read_histories, keys_max=HISTORIES_MAX)
 
     @property
     def service(self) -> str:
@@ -90,9 +104,28 @@ class PostgresStore:
         return result
 
     async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
-        """The records of one stream with version > `after_version`, in order: `limit` at most, or all, as a fold needs them."""
+        """The records of one stream with version > `after_version`, in order: `limit` at most, or all."""
         async with _reading():
             return [self._record(row) for row in await self._pool.fetch(_SELECT_STREAM, stream.category, stream.id, after_version, limit)]
+
+    async def history(self, stream: Stream, after_version: int) -> Sequence[Past]:
+        """All of one stream with version > `after_version`, in order, as a fold needs it."""
+        async with _reading():
+            return await self._histories((stream, after_version))
+
+    async def _read_histories(self, asked: Sequence[tuple[Stream, int]]) -> Sequence[Sequence[Past]]:
+        found: list[list[Past]] = [[] for _ in asked]
+        rows = await self._pool.fetch(
+            _SELECT_HISTORIES,
+            [stream.category for stream, _ in asked],
+            [stream.id for stream, _ in asked],
+            [after_version for _, after_version in asked],
+        )
+        for place, *of_event in rows:
+            found[place - 1].append(Past(*of_event))
+        for each in found:
+            each.sort(key=_VERSION)  # They come by the index, so in order already; the statement alone does not promise it.
+        return found
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         """The records of the log with position > `after_position`, in order, `limit` at most."""
@@ -123,6 +156,9 @@ class PostgresStore:
 
     def _record(self, row: Any) -> Record:
         return record_from_row(row, self._service, self._log_id)
+
+
+_VERSION: Final = attrgetter("version")
 
 
 def record_from_row(row: Any, service: str, log_id: UUID) -> Record:

@@ -20,9 +20,9 @@ from shared.clock import Clock
 from shared.codec import Codec
 from shared.contracts.event import Event, Refusal
 from shared.contracts.topics import CATEGORIES
-from shared.envelope import Record, Stream
+from shared.envelope import Stream
 from shared.errors import FingerprintMismatchError, LogClosedError, StaleVersionError, StoreUnavailableError, StreamConflictError
-from shared.eventstore.values import Answer, AnsweringStore, AppendRequest, ClaimTaken, Conflict, FingerprintMismatch, NewEvent
+from shared.eventstore.values import Answer, AnsweringStore, AppendRequest, ClaimTaken, Conflict, FingerprintMismatch, NewEvent, Past
 from shared.ids import event_id
 from shared.metrics import Metrics
 from shared.permissions import Actor
@@ -162,8 +162,9 @@ class Commands(Generic[L]):
             outcome = "conflict"
             raise
         finally:
-            self._metrics.command_outcomes_total.labels(use_case.name, outcome).inc()
-            self._metrics.command_duration_seconds.labels(use_case.name).observe(monotonic() - started)
+            metrics = self._metrics
+            metrics.of(metrics.command_outcomes_total, use_case.name, outcome).inc()
+            metrics.of(metrics.command_duration_seconds, use_case.name).observe(monotonic() - started)
         return answer
 
     async def _first_or_new(self, use_case: UseCase[Any, L], asked: Asked[Any], asking: _Asking) -> Answer:
@@ -271,17 +272,18 @@ class Commands(Generic[L]):
         if known is not None and not fresh:
             return known
         loaded = known or _Loaded(0, aggregate.initial)
-        records = await self._store.read_stream(stream, loaded.version)
+        records = await self._store.history(stream, loaded.version)
         if not records:
             return loaded
         personal = [record for record in records if self._codec.has_personal(record.type)]
-        await self._load_keys(personal)
-        state = loaded.state
+        if personal:
+            await self._load_keys(personal)
+        state, evolve, decode, unseal = loaded.state, aggregate.evolve, self._codec.decode, self._keys.unseal
         for record in records:
-            state = aggregate.evolve(state, self._codec.decode(record, self._keys.unseal))
+            state = evolve(state, decode(record, unseal))
         return _Loaded(records[-1].version, state, loaded.has_personal or bool(personal))
 
-    async def _load_keys(self, records: Sequence[Record]) -> None:
+    async def _load_keys(self, records: Sequence[Past]) -> None:
         subjects: set[UUID] = set()
 
         def note(subject: UUID, _place: str, _sealed: str) -> None:

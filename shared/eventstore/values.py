@@ -113,6 +113,17 @@ class Head:
     position: int
 
 
+@dataclass(slots=True)
+class Past:
+    """One event of a stream as a fold reads it: of a record only what its state and its version follow from."""
+
+    version: int
+    event_id: UUID
+    type: str
+    schema_version: int
+    payload: bytes
+
+
 class EventStore(Protocol):
     """The log of one service. Raises StoreUnavailableError, LogClosedError, EventTooLargeError."""
 
@@ -124,7 +135,7 @@ class EventStore(Protocol):
         """Appends one decision through the lane, durably, before it answers."""
 
     async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
-        """The records of one stream with version > `after_version`, in order: `limit` at most, or all, as a fold needs them."""
+        """The records of one stream with version > `after_version`, in order: `limit` at most, or all."""
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         """The records of the log with position > `after_position`, in order, `limit` at most."""
@@ -135,6 +146,9 @@ class EventStore(Protocol):
 
 class AnsweringStore(EventStore, Protocol):
     """A store that can also be asked what a command was answered; what `submit` works with."""
+
+    async def history(self, stream: Stream, after_version: int) -> Sequence[Past]:
+        """All of one stream with version > `after_version`, in order, as a fold needs it."""
 
     async def refuse_closed(self) -> None:
         """Raises LogClosedError while the log takes no appends: before anything is made that only an append needs."""

@@ -16,6 +16,7 @@ from shared.eventstore.values import (
     Conflict,
     FingerprintMismatch,
     Head,
+    Past,
     check,
     records_of,
 )
@@ -70,8 +71,13 @@ class MemoryStore:
         return answer
 
     async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
-        """The records of one stream with version > `after_version`, in order: `limit` at most, or all, as a fold needs them."""
+        """The records of one stream with version > `after_version`, in order: `limit` at most, or all."""
         return [each for each in self.records if each.stream == stream and each.version > after_version][:limit]
+
+    async def history(self, stream: Stream, after_version: int) -> Sequence[Past]:
+        """All of one stream with version > `after_version`, in order."""
+        held = await self.read_stream(stream, after_version)
+        return [Past(each.version, each.event_id, each.type, each.schema_version, each.payload) for each in held]
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         """The records of the log with position > `after_position`, in order, `limit` at most."""

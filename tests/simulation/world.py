@@ -23,7 +23,7 @@ from shared.consumer.values import Consumers
 from shared.envelope import CHAIN_START, Record, Stream
 from shared.errors import StoreUnavailableError, StreamConflictError
 from shared.eventstore.submit import Commands
-from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head
+from shared.eventstore.values import Answer, AppendRequest, AppendResult, FingerprintMismatch, Head, Past
 from shared.metrics import Metrics
 from shared.permissions import Actor, Role
 from shared.relay import shell as relay
@@ -108,6 +108,10 @@ class RemoteStore:
     async def read_stream(self, stream: Stream, after_version: int = 0, limit: int | None = None) -> Sequence[Record]:
         records: Sequence[Record] = await self._call("read_stream", lambda: self._store.read_stream(stream, after_version, limit))
         return records
+
+    async def history(self, stream: Stream, after_version: int) -> Sequence[Past]:
+        history: Sequence[Past] = await self._call("history", lambda: self._store.history(stream, after_version))
+        return history
 
     async def read_page(self, after_position: int, limit: int) -> Sequence[Record]:
         records: Sequence[Record] = await self._call("read_page", lambda: self._store.read_page(after_position, limit))

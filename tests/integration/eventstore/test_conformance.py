@@ -1,5 +1,6 @@
 """What every event store does: the real one and the one in memory, by the same tests."""
 
+import asyncio
 from dataclasses import replace
 from uuid import uuid4
 
@@ -63,6 +64,20 @@ async def test_pages_and_streams_are_read_from_where_one_stands(subject: Subject
     assert [each.version for each in await subject.store.read_stream(stream, limit=1)] == [1]
     assert [each.version for each in await subject.store.read_stream(stream, 4, 100)] == [5]
     assert await subject.store.read_stream(activity()) == []
+
+
+async def test_histories_are_read_from_where_one_stands_and_hold_what_a_fold_needs(subject: Subject) -> None:
+    one, other = activity(), activity()
+    for stream, events in ((one, 5), (other, 2)):
+        await accepted(subject, stream, 0, events)
+    asked = ((one, 0), (other, 0), (one, 3), (one, 5), (activity(), 0))
+    whole, others, rest, *nothing = await asyncio.gather(*(subject.store.history(stream, version) for stream, version in asked))
+    for history, stream in ((whole, one), (others, other)):
+        assert [(each.version, each.event_id, each.type, each.schema_version, each.payload) for each in history] == [
+            (each.version, each.event_id, each.type, each.schema_version, each.payload) for each in await subject.store.read_stream(stream)
+        ]
+    assert rest == whole[3:]
+    assert nothing == [[], []]
 
 
 @pytest.mark.parametrize("expected", [0, 1, 3])

@@ -41,11 +41,12 @@ async def test_nothing_is_read_through_from_end_to_end(log: Log) -> None:
             assert isinstance(answer, Answer)
             await store.append(requests[n])
             assert len(await store.read_stream(long, APPEND_EVENTS_MAX - 10)) == 10
+            assert len(await store.history(long, APPEND_EVENTS_MAX - 10)) == 10
             assert len(await store.read_page(EVENTS // 2, 500)) == 500
             assert await store.answer_of(requests[n].command_id) is not None
             assert (await store.head()).position >= EVENTS
         await store.close()
     async with asyncio.timeout(10):
-        while (await scans(log))[1] < by_index + 2 * TRIALS * 6:  # noqa: ASYNC110  # A session hands in what it counted when it rests.
+        while (await scans(log))[1] < by_index + 2 * TRIALS * 7:  # noqa: ASYNC110  # A session hands in what it counted when it rests.
             await asyncio.sleep(0.05)
     assert (await scans(log))[0] == before
