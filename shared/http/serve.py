@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.lifecycle import pause
 
@@ -60,9 +60,44 @@ class _OneSend:
             self._transport.write(b"".join(parts))
 
 
-class _Protocol(H11Protocol):
+class _HeadTooLargeError(Exception):
+    """The parser tells it on as one of its own: 400, and the connection ends."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP/1.1 by llhttp, which takes a request apart for a tenth of what that costs in Python.
+
+    It bounds nothing of what is no body, and keeps what has not ended: heads, trailers, what may be said of a chunk.
+    So here is a bound; only what comes in one packet with the end of something else is not counted.
+    """
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._loose_bytes = 0  # Received since the last of a head, a body or a message.
         super().connection_made(_OneSend(transport))  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        """As a protocol's. What does not end is not waited for."""
+        self._loose_bytes += len(data)
+        super().data_received(data)
+        if self._loose_bytes > HEADERS_BYTES_MAX and not self.transport.is_closing():
+            self.send_400_response("Head too large.")
+
+    def on_headers_complete(self) -> None:
+        """As a parser's."""
+        large, self._loose_bytes = self._loose_bytes > HEADERS_BYTES_MAX, 0
+        if large and len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEADERS_BYTES_MAX:
+            raise _HeadTooLargeError
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """As a parser's."""
+        self._loose_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """As a parser's."""
+        self._loose_bytes = 0
+        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
@@ -156,7 +191,6 @@ async def serve(app: ASGIApp, host: str, port: int, stop: asyncio.Event, *, paus
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FINISH_SECONDS_MAX,
-        h11_max_incomplete_event_size=HEADERS_BYTES_MAX,
         http=_Protocol,
         ws="none",
         limit_concurrency=CONNECTIONS_MAX,

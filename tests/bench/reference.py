@@ -98,4 +98,4 @@ class Said(BaseModel):
 
 if __name__ == "__main__":
     chosen: Any = answers if sys.argv[1] == "answers" else guarded(os.environ["BENCH_DSN"])
-    uvicorn.run(chosen, host="127.0.0.1", port=int(sys.argv[2]), http="h11", ws="none", log_level="warning", access_log=False)
+    uvicorn.run(chosen, host="127.0.0.1", port=int(sys.argv[2]), ws="none", log_level="warning", access_log=False)

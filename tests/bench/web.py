@@ -70,7 +70,7 @@ async def http_command(place: Place, effort: Effort) -> Outcome:
             f"{stored} answers of the reference app, and as many rows",
         ]
     goal = figures[0].beside[REFERENCE].ratio.median
-    notes = [f"RSS of the api process at the end: {rss:.0f} MiB", "uvicorn with h11 in all of them; the reference authenticates nobody"]
+    notes = [f"RSS of the api process at the end: {rss:.0f} MiB", "uvicorn with httptools everywhere; the reference authenticates nobody"]
     return Outcome(figures, checked, {"G5": (goal, figures[0])}, notes)
 
 

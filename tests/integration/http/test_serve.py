@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import suppress
 from time import monotonic
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from shared.http.serve import DATE_SECONDS, HELD_BYTES_MAX, _OneSend, listen, serve
+from shared.http.serve import DATE_SECONDS, HEADERS_BYTES_MAX, HELD_BYTES_MAX, _OneSend, listen, serve
 
 
 def free_port() -> int:
@@ -63,6 +64,83 @@ async def test_a_server_that_is_asked_nothing_wakes_once_a_second_to_write_the_d
         await thrice.wait()
         stop.set()
     assert ticks[2] - ticks[0] > 1.9 * DATE_SECONDS
+
+
+async def connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection, as soon as somebody listens."""
+    while True:
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0)
+
+
+async def said_to(*parts: bytes) -> bytes:
+    """What is answered to a request that comes in these parts, until the connection ends; an app answers 200 to whatever reaches it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        while (await receive()).get("more_body"):
+            pass
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    stop, port = asyncio.Event(), free_port()
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        tasks.create_task(serve(app, "127.0.0.1", port, stop))
+        reader, writer = await connected(port)
+        answer = b""
+        with suppress(ConnectionError):  # Who goes on speaking to a door that was closed may not hear why.
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+            answer = await reader.read()
+        writer.close()
+        stop.set()
+    return answer
+
+
+def is_refused(answer: bytes) -> bool:
+    """Whether the connection was ended, with a word or without."""
+    return not answer or answer.startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_head_that_is_too_large_is_refused_whether_it_ends_or_not() -> None:
+    begin, line = b"POST / HTTP/1.1\r\nHost: here\r\n", b"A: " + b"a" * 1020 + b"\r\n"
+    fits, body = HEADERS_BYTES_MAX // 1024 - 1, bytes(2 * HEADERS_BYTES_MAX)
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    assert (await said_to(begin + fits * line + length, body)).startswith(b"HTTP/1.1 200 ")
+    assert (await said_to(begin + length + body)).startswith(b"HTTP/1.1 200 ")  # Of one packet the body is none of the head.
+    assert is_refused(await said_to(begin + (fits + 2) * line + length))
+    assert is_refused(await said_to(begin, *((fits + 2) * [line])))
+    assert is_refused(await said_to(begin + b"A: ", *((fits + 2) * [b"a" * 1024])))
+
+
+async def test_what_stands_around_a_body_in_parts_is_bounded_and_the_body_itself_is_not() -> None:
+    begin, line = b"POST / HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n", b"A: " + b"a" * 1020 + b"\r\n"
+    many, chunk = 20 * HEADERS_BYTES_MAX // 1024, b"400\r\n" + bytes(1024) + b"\r\n"
+    assert (await said_to(begin, *(many * [chunk]), b"0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert (await said_to(begin, b"0\r\n" + line + b"\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert is_refused(await said_to(begin, b"0\r\n", *(many * [line])))
+    assert is_refused(await said_to(begin, b"0\r\nA: ", *(many * [b"a" * 1024])))
+    assert is_refused(await said_to(begin, b"1;", *(many * [b"a" * 1024])))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 1\r\nContent-Length: 2\r\n",
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: +1\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        b"Content-Length : 1\r\n",
+        b" Content-Length: 1\r\n",
+    ],
+)
+async def test_a_request_that_two_readers_would_cut_at_different_places_is_refused(head: bytes) -> None:
+    assert (await said_to(b"POST / HTTP/1.1\r\nHost: here\r\n" + head + b"\r\n0\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_a_taken_port_is_said_at_once() -> None:
