@@ -70,6 +70,8 @@ FORMS: Final[Mapping[str, Callable[[str], bytes]]] = {
     "in base64, after one byte": lambda text: b64encode(b"x" + text.encode()),
     "in base64, after two bytes": lambda text: b64encode(b"xx" + text.encode()),
     "in base64 of addresses": lambda text: urlsafe_b64encode(text.encode()),
+    "in base64 of addresses, after one byte": lambda text: urlsafe_b64encode(b"x" + text.encode()),
+    "in base64 of addresses, after two bytes": lambda text: urlsafe_b64encode(b"xx" + text.encode()),
     "in hexadecimal digits": lambda text: text.encode().hex().encode(),
     "in capital hexadecimal digits": lambda text: text.encode().hex().upper().encode(),
     "in an address": lambda text: quote(text).encode(),
@@ -79,6 +81,7 @@ FORMS: Final[Mapping[str, Callable[[str], bytes]]] = {
     "in GB 18030": lambda text: text.encode("gb18030"),
     "as Python shows bytes": lambda text: repr(text.encode()).encode(),
     "in HTML's numbers": lambda text: "".join(f"&#{ord(each)};" for each in text).encode(),
+    "in HTML's hexadecimal numbers": lambda text: "".join(f"&#x{ord(each):X};" for each in text).encode(),
     "in a workbook": lambda text: _zipped(text.encode()),
 }
 """What a text may have become on its way."""

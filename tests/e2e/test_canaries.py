@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -97,8 +98,10 @@ async def canaries(stage: Stage) -> Sequence[Canary]:
 
     def registering(one: Canary) -> Callable[[], Awaitable[None]]:
         async def register() -> None:
-            said = body_of(one, UNIT, volunteer_id=str(one.id))
-            accepted(await command(leader, "/volunteers", said, key=one.phone, After=stage.programme_at))
+            said, end = body_of(one, UNIT, volunteer_id=str(one.id)), monotonic() + SETTLED_WITHIN_S
+            while (answer := await command(leader, "/volunteers", said, key=one.phone, After=stage.programme_at)).status_code == AWAY:
+                assert monotonic() < end, answer.text
+            accepted(answer)
 
         return register
 
