@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from services.hours.domain import account, attendance, policy
 from services.hours.domain.account import Account
-from services.hours.domain.attendance import Activity, Attendance
+from services.hours.domain.attendance import Activity, Attendance, Standing
 from services.hours.domain.day import civil_day, day_of
 from services.hours.domain.policy import HoursPolicies
 from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Plan, UseCase, saying_purged
@@ -32,7 +32,7 @@ class Door:
     """What is known at the door of one activity about one person. `is_parked`: events of either are held back, so nobody knows."""
 
     activity: Activity | None
-    is_volunteer: bool
+    standing: Standing
     is_enrolled: bool
     policy: HoursPolicyAdopted | None
     is_parked: bool = False
@@ -147,13 +147,13 @@ async def _check_in(asked: Asked[Nothing], lookups: LookUps) -> Plan[Attendance]
     stream = _attendance(activity_id, volunteer_id)
     today = day_of(asked.now, CIVIL_ZONE)
     door = await lookups.at_the_door(activity_id, volunteer_id, today.on)
-    if door.is_parked:
+    if door.is_parked and door.standing != "erased":  # That is known whatever is parked.
         return Plan(stream, ATTENDANCE, lambda _: Refusal("registration_parked"), keep_answer=False)
     command = attendance.CheckIn(
         volunteer_id=volunteer_id,
         activity_id=activity_id,
         activity=door.activity,
-        is_volunteer=door.is_volunteer,
+        standing=door.standing,
         is_enrolled=door.is_enrolled,
         recorder=asked.actor,
         policy=door.policy,
@@ -275,6 +275,7 @@ CHECK_IN: Final[UseCase[Nothing, LookUps]] = UseCase(
         "recorder_is_subject",
         "wrong_unit",
         "volunteer_unknown",
+        "person_erased",
         "activity_cancelled",
         "activity_over",
         "not_enrolled",
@@ -415,6 +416,7 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "no_hours_policy": RefusalText(409, "当日尚无时长规则", "No hours policy is in force on that day"),
     "activity_unknown": RefusalText(404, "没有此活动", "There is no such activity"),
     "volunteer_unknown": RefusalText(404, "没有此志愿者", "There is no such volunteer"),
+    "person_erased": RefusalText(410, "该人的个人信息已删除", "The person's data was erased"),
     "wrong_unit": RefusalText(403, "该活动不属于本单位", "The activity is another unit's"),
     "recorder_is_subject": RefusalText(403, "不得为本人签到签退", "Nobody records their own attendance"),
     "activity_cancelled": RefusalText(409, "活动已取消", "The activity was cancelled"),

@@ -62,7 +62,7 @@ def _door(row: Any) -> Door:
         activity = Activity(row["unit_code"], row["starts_at"], row["ends_at"], row["state"])
     return Door(
         activity=activity,
-        is_volunteer=row["is_volunteer"],
+        standing=row["standing"],
         is_enrolled=row["is_enrolled"],
         policy=_policy(row),
         is_parked=row["is_parked"],
@@ -188,10 +188,12 @@ REACTIONS: Final[tuple[Reaction[application.LookUps], ...]] = (
 
 _SELECT_DOORS: Final[LiteralString] = """
     SELECT activity.unit_code, activity.starts_at, activity.ends_at, activity.state,
-           EXISTS (SELECT FROM lookup.volunteers AS known WHERE known.volunteer_id = asked.volunteer_id
-                   AND NOT EXISTS (SELECT FROM consumer.withdrawn AS gone
-                                   WHERE gone.subject = known.volunteer_id AND gone.kind = 'person' AND gone.position > known.position)
-                  ) AS is_volunteer,
+           CASE WHEN keys.is_erased(asked.volunteer_id) THEN 'erased'
+                WHEN EXISTS (SELECT FROM lookup.volunteers AS known WHERE known.volunteer_id = asked.volunteer_id
+                             AND NOT EXISTS (SELECT FROM consumer.withdrawn AS gone
+                                             WHERE gone.subject = known.volunteer_id AND gone.kind = 'person'
+                                               AND gone.position > known.position))
+                THEN 'registered' ELSE 'unknown' END AS standing,
            EXISTS (SELECT FROM lookup.seats AS seat
                    WHERE seat.activity_id = asked.activity_id AND seat.volunteer_id = asked.volunteer_id) AS is_enrolled,
            EXISTS (SELECT FROM consumer.blocked

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from services.recognition.domain import policy, star
 from services.recognition.domain.policy import StarPolicies
-from services.recognition.domain.star import Confirmed, Stars
+from services.recognition.domain.star import Confirmed, Person, Stars
 from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Plan, UseCase, saying_purged
 from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
@@ -30,8 +30,8 @@ class LookUps(Protocol):
     async def is_parked(self, volunteer_id: UUID) -> bool:
         """Whether facts of the person's registration, or of the policy, are held back."""
 
-    async def unit_of(self, volunteer_id: UUID) -> str | None:
-        """The unit of a registered volunteer; None for anybody else."""
+    async def person(self, volunteer_id: UUID) -> Person:
+        """Whether somebody is a volunteer, of which unit, or was erased; that is known also while their facts are parked."""
 
     async def confirmed(self, volunteer_id: UUID) -> Confirmed | None:
         """The minutes that count; None while the person's hours are parked and nobody knows."""
@@ -100,16 +100,16 @@ async def _adopt_star_policy(asked: Asked[AdoptStarPolicy], _lookups: LookUps) -
 
 async def _apply_for_star(asked: Asked[ApplyForStar], lookups: LookUps) -> Plan[Stars]:
     volunteer_id = asked.ids["volunteer_id"]
-    unit_code = await lookups.unit_of(volunteer_id)
+    person = await lookups.person(volunteer_id)
     stream, confirmed = Stream("star", volunteer_id), await lookups.confirmed(volunteer_id)
-    if confirmed is None or await lookups.is_parked(volunteer_id):
+    if person.standing != "erased" and (confirmed is None or await lookups.is_parked(volunteer_id)):
         return Plan(stream, STAR, lambda _: Refusal("facts_parked"), keep_answer=False)
     command = star.ApplyForStar(
         volunteer_id=volunteer_id,
         wanted=asked.body.stars,
-        unit_code=unit_code,
+        person=person,
         asker=asked.actor,
-        confirmed=confirmed,
+        confirmed=confirmed or Confirmed(),
         policy=policy.in_force(await lookups.policies(), civil_date(asked.now)),
     )
     return Plan(stream, STAR, lambda stars: star.apply_for_star(stars, command))
@@ -162,6 +162,7 @@ APPLY_FOR_STAR: Final[UseCase[ApplyForStar, LookUps]] = UseCase(
         "not_own_record",
         "wrong_unit",
         "not_a_volunteer",
+        "person_erased",
         "no_star_policy",
         "star_already_held",
         "star_out_of_order",
@@ -252,6 +253,7 @@ REFUSALS: Final[Mapping[str, RefusalText]] = {
     "not_own_record": RefusalText(403, "只能为本人申请", "A volunteer applies for themself only"),
     "wrong_unit": RefusalText(403, "只能为本单位志愿者申请", "A unit admin applies for volunteers of the own unit only"),
     "not_a_volunteer": RefusalText(404, "没有此志愿者", "Nobody of this id is a volunteer"),
+    "person_erased": RefusalText(410, "该人的个人信息已删除", "The person's data was erased"),
     "no_star_policy": RefusalText(409, "今日尚无有效的评星规则", "No star policy is in force today"),
     "star_already_held": RefusalText(409, "已持有该星级", "The volunteer holds this star already"),
     "star_out_of_order": RefusalText(409, "须逐级申请", "Stars are granted one after the other; `next` is the one to apply for"),

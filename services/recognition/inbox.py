@@ -12,7 +12,7 @@ from uuid import UUID
 from services.recognition import application
 from services.recognition.application import REASSESS_STARS, Reassess
 from services.recognition.domain.policy import POLICY_STREAM_ID
-from services.recognition.domain.star import Confirmed
+from services.recognition.domain.star import Confirmed, Person
 from shared.application import Command
 from shared.consumer.values import Fact, Figure, LookUp, Reaction
 from shared.contracts.hours import LedgerAccount, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
@@ -39,10 +39,11 @@ class LookUps:
         parked: bool = await self._pool.fetchval(_SELECT_PARKED, str(volunteer_id), str(POLICY_STREAM_ID))
         return parked
 
-    async def unit_of(self, volunteer_id: UUID) -> str | None:
-        """The unit of a registered volunteer; None for anybody else."""
-        unit: str | None = await self._pool.fetchval(_SELECT_UNIT, volunteer_id)
-        return unit
+    async def person(self, volunteer_id: UUID) -> Person:
+        """Whether somebody is a volunteer, of which unit, or was erased; that is known also while their facts are parked."""
+        row = await self._pool.fetchrow(_SELECT_PERSON, volunteer_id)
+        assert row is not None
+        return Person(row["standing"], row["unit_code"])
 
     async def confirmed(self, volunteer_id: UUID) -> Confirmed | None:
         """The minutes that count; None while the person's hours are parked and nobody knows."""
@@ -126,11 +127,14 @@ REACTIONS: Final = (
     Reaction("reassess_granted_stars", "recognition", frozenset({StarGranted.TYPE}), react_to_fewer_hours),
 )
 
-_SELECT_UNIT: Final[LiteralString] = """
-    SELECT unit_code FROM lookup.volunteers AS known
-    WHERE volunteer_id = $1
-      AND NOT EXISTS (SELECT FROM consumer.withdrawn AS gone
-                      WHERE gone.subject = known.volunteer_id AND gone.kind = 'person' AND gone.position > known.position)
+_SELECT_PERSON: Final[LiteralString] = """
+    SELECT known.unit_code,
+           CASE WHEN keys.is_erased(asked.volunteer_id) THEN 'erased'
+                WHEN known.unit_code IS NULL OR gone.position > known.position THEN 'unknown'
+                ELSE 'registered' END AS standing
+    FROM (SELECT $1::uuid) AS asked (volunteer_id)
+    LEFT JOIN lookup.volunteers AS known USING (volunteer_id)
+    LEFT JOIN consumer.withdrawn AS gone ON gone.subject = asked.volunteer_id AND gone.kind = 'person'
 """
 
 _SELECT_MINUTES: Final[LiteralString] = """

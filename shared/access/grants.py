@@ -52,6 +52,7 @@ APP_FUNCTIONS: Final = frozenset(
         "es.moved",
         "es.compared_with_kafka",
         "es.forget_refusals",
+        "keys.is_erased",
         "audit.note",
         "audit.head",
     }

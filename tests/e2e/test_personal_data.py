@@ -14,7 +14,7 @@ from deploy.sample.year import id_number
 from shared.audit.heads import ChainHead
 from shared.recover import last_word
 from tests.e2e.stack import Stack, command
-from tests.e2e.stage import UNIT, Activity, Stage, Volunteer, accepted, on
+from tests.e2e.stage import UNIT, Activity, Stage, Volunteer, accepted, on, rows
 from tests.integration.recover.conftest import run
 
 CANARIES: Final = {field: f"canary-{uuid4().hex}" for field in ("name", "guardian", "skill", "override", "role")}
@@ -158,6 +158,26 @@ async def test_texts_about_a_person_are_clear_in_no_log_and_gone_from_every_view
         assert said[1].code == 0, said[1].out
         assert shown == built != [], "what is built anew after an erasure is what was shown"
     assert await _found(stack, ("api", "views_.*")) == set()
+
+
+async def test_who_was_erased_is_given_no_star_and_begins_no_service_and_what_they_served_still_counts(stage: Stage) -> None:
+    day = await stage.day()
+    leaver = await stage.volunteer("郑十一")
+    served, missed = await stage.activity(on(day, "09:00"), on(day, "11:00")), await stage.activity(on(day, "13:00"), on(day, "15:00"))
+    entry = await stage.served(leaver, served, on(day, "09:00"), on(day, "11:00"))
+    await stage.enroll(leaver, missed)
+    accepted(await command(stage.self_("registration", leaver.id), f"/volunteers/{leaver.id}/erasure", {}))
+    accepted(await command(stage.bureau("registration"), f"/volunteers/{leaver.id}/erasure/approve", {}))
+    await stage.stack.settled()
+    await stage.confirm(entry)
+    await stage.stack.travel(on(day, "13:00"))
+    await stage.stack.settled()
+    (balance,) = await rows(stage.bureau("hours"), "/balances", volunteer=str(leaver.id))
+    assert balance["timed_minutes"] == 120, "enough for a star"
+    clients = (stage.self_("recognition", leaver.id), stage.leader("recognition"), stage.bureau("recognition"))
+    answers = [await command(client, f"/volunteers/{leaver.id}/stars", {}) for client in clients]
+    answers.append(await stage.door("check-in", leaver, missed))
+    assert [(each.status_code, each.json()["code"]) for each in answers] == [(410, "person_erased")] * 4
 
 
 async def _proof(stage: Stage, person: UUID) -> dict[str, Any]:

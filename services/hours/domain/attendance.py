@@ -17,6 +17,11 @@ from shared.permissions import Actor, Resource, barred
 
 AttendanceEvent = CheckedIn | CheckedOut | CheckOutMissed
 
+Standing = Literal["registered", "unknown", "erased"]
+"""What hours has heard of somebody: `unknown` never registered, or has left. Who was erased begins no service; what they had begun is
+checked out, and entries are confirmed, corrected and reversed as anybody's: the minutes are the unit's too, and of nobody in particular.
+"""
+
 
 def attendance_id(activity_id: UUID, volunteer_id: UUID) -> UUID:
     """The stream of one person at one activity."""
@@ -56,12 +61,12 @@ class Attendance:
 
 @dataclass(frozen=True, slots=True)
 class CheckIn:
-    """签到. `activity` None: no such activity is known. `policy` is the version in force today."""
+    """签到. `activity` None: no such activity is known. `policy` is the version in force today. Of whom see `Standing`."""
 
     volunteer_id: UUID
     activity_id: UUID
     activity: Activity | None
-    is_volunteer: bool
+    standing: Standing
     is_enrolled: bool
     recorder: Actor
     policy: HoursPolicyAdopted | None
@@ -187,8 +192,8 @@ def _refuse_recorder(recorder: Actor, volunteer_id: UUID, unit_code: str) -> Ref
 
 
 def _refuse_arrival(attendance: Attendance, command: CheckIn, activity: Activity) -> Refusal | None:
-    if not command.is_volunteer:
-        return Refusal("volunteer_unknown")
+    if command.standing != "registered":
+        return Refusal("person_erased" if command.standing == "erased" else "volunteer_unknown")
     if activity.state == "cancelled":
         return Refusal("activity_cancelled")
     if activity.state == "held" or command.now >= activity.ends_at:

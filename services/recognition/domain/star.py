@@ -5,7 +5,7 @@ A star keeps the threshold it was granted under: a newer policy raises the bar f
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, assert_never
+from typing import Literal, TypeVar, assert_never
 from uuid import UUID
 
 from shared.contracts.event import Refusal
@@ -31,6 +31,14 @@ StarEvent = (
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Whom an application is for, as far as recognition has heard: `unknown` never registered, or has left."""
+
+    standing: Literal["registered", "unknown", "erased"] = "unknown"
+    unit_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +84,12 @@ class Stars:
 class ApplyForStar:
     """申请评星, by the volunteer, or for them by their unit's or the bureau's admin (notice 七(二): for those without a phone).
 
-    `wanted` None is the next star after those held. `unit_code` None: nobody of this id is a volunteer.
+    `wanted` None is the next star after those held.
     """
 
     volunteer_id: UUID
     wanted: int | None
-    unit_code: str | None
+    person: Person
     asker: Actor
     confirmed: Confirmed
     policy: StarPolicyAdopted | None
@@ -120,13 +128,17 @@ RevocationCommand = ProposeRevocation | ApproveRevocation | DeclineRevocation
 
 
 def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[StarEvent] | Refusal:
-    """Grants or declines the next star under the policy in force; the ladder is climbed one star at a time."""
-    policy, confirmed = command.policy, command.confirmed
-    refused = barred(command.asker, Resource(unit=command.unit_code, subject=command.volunteer_id))
+    """Grants or declines the next star under the policy in force; the ladder is climbed one star at a time.
+
+    Who was erased keeps the stars held, as nobody in particular, and is given none: an honour is somebody's. An application that was
+    decided before recognition heard of the erasure stands.
+    """
+    person, policy, confirmed = command.person, command.policy, command.confirmed
+    refused = barred(command.asker, Resource(unit=person.unit_code, subject=command.volunteer_id))
     if refused is not None:
         return refused
-    if command.unit_code is None:
-        return Refusal("not_a_volunteer")
+    if person.standing != "registered":
+        return Refusal("person_erased" if person.standing == "erased" else "not_a_volunteer")
     if policy is None:
         return Refusal("no_star_policy")
     ladder = range(1, len(policy.thresholds_minutes) + 1)
@@ -140,7 +152,7 @@ def apply_for_star(stars: Stars, command: ApplyForStar) -> Sequence[StarEvent] |
     threshold = policy.thresholds_minutes[number - 1]
     said = {
         "volunteer_id": command.volunteer_id,
-        "unit_code": command.unit_code,
+        "unit_code": person.unit_code,
         "stars": number,
         "confirmed_minutes": confirmed.minutes,
         "threshold_minutes": threshold,

@@ -23,6 +23,7 @@ from shared.errors import InvariantError
 from shared.eventstore.values import Answer
 from shared.postgres import connect
 from tests.integration.codes import allowed, words_of
+from tests.integration.erasing import destroy_key
 from tests.integration.hours.conftest import AS_ADMIN, AS_BUREAU, AS_LEADER, AT_KIOSK, Hours, enrolled, published, registered
 from tests.unit.hours.scenes import ACTIVITY, DAY, OTHER_ACTIVITY, SLOT, UNIT, VOLUNTEER, at
 
@@ -266,6 +267,38 @@ async def test_unknown_ids_and_a_person_who_left_are_refused(hours: Hours) -> No
     assert await decide(hours, "confirm", UUID(int=99)) == "entry_unknown"
     await hours.pool.execute("INSERT INTO consumer.withdrawn (subject, kind, position) VALUES ($1, 'person', 100)", VOLUNTEER)
     assert code_of(await hours.ask("check_in", AT_KIOSK, PATH)) == "volunteer_unknown"
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_who_was_erased_begins_no_service_though_what_is_known_of_them_be_parked(hours: Hours, parked: bool) -> None:
+    await begin(hours)
+    hours.now = at(9)
+    await destroy_key(hours.pool, VOLUNTEER)
+    if parked:
+        block = "INSERT INTO consumer.blocked (consumer, log, stage, key, reason) VALUES ('inbox', 'registration', 'applied', $1, 'test')"
+        await hours.pool.execute(block, str(VOLUNTEER))
+    assert code_of(await hours.ask("check_in", AT_KIOSK, PATH)) == "person_erased"
+
+
+async def test_what_who_was_erased_had_begun_is_checked_out_and_counts_until_it_is_found_to_be_wrong(hours: Hours) -> None:
+    await begin(hours)
+    hours.now = at(9)
+    assert code_of(await hours.ask("check_in", AT_KIOSK, PATH)) is None
+    await destroy_key(hours.pool, VOLUNTEER)
+    hours.now = at(11)
+    assert code_of(await hours.ask("check_out", AT_KIOSK, PATH)) is None
+    await hours.catch_up()
+    assert await decide(hours, "confirm", entry()) is None
+    (balance,) = await hours.rows(ledger.BALANCES, volunteer=VOLUNTEER)
+    assert balance["timed_minutes"] == 120
+    asked: Any = {"requester_id": str(AT_KIOSK.person_id)}  # Who is gone asks for nothing; who recorded it may.
+    hours.now = at(12)
+    change: Any = {"starts_at": at(9).isoformat(), "ends_at": at(10).isoformat(), "reason": "wrong_time"}
+    assert await decide(hours, "correct", entry(), **change, **asked) is None
+    assert await decide(hours, "reverse", entry(), reason="false_record", **asked) is None
+    (balance,) = await hours.rows(ledger.BALANCES, volunteer=VOLUNTEER)
+    assert balance["timed_minutes"] == 0
+    assert await imbalance(hours) == 0
 
 
 @pytest.mark.parametrize("key", [ACTIVITY, VOLUNTEER])

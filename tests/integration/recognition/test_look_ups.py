@@ -7,13 +7,14 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.recognition.domain.policy import POLICY_STREAM_ID
-from services.recognition.domain.star import Confirmed
+from services.recognition.domain.star import Confirmed, Person
 from services.recognition.inbox import REACTIONS, LookUps, fold_minutes, fold_policies, fold_volunteers
 from shared.contracts.hours import Posting, ServiceTimeConfirmed, ServiceTimeCorrected, ServiceTimeReversed
 from shared.contracts.recognition import StarGranted, StarPolicyAdopted
 from shared.contracts.registration import VolunteerRegistered
 from shared.errors import InvariantError
 from shared.postgres import Pool
+from tests.integration.erasing import destroy_key
 from tests.integration.recognition.conftest import Facts
 
 WHO, OTHER = UUID(int=11), UUID(int=12)
@@ -88,7 +89,7 @@ async def test_hours_that_are_parked_are_known_to_nobody(pool: Pool, facts: Fact
     assert await LookUps(pool).confirmed(OTHER) == Confirmed()
 
 
-async def test_a_registered_person_is_a_volunteer_until_they_leave(pool: Pool, facts: Facts) -> None:
+async def test_a_registered_person_is_a_volunteer_until_they_leave_or_are_erased(pool: Pool, facts: Facts) -> None:
     registered = VolunteerRegistered(
         volunteer_id=WHO,
         number="ZB000001",
@@ -101,10 +102,14 @@ async def test_a_registered_person_is_a_volunteer_until_they_leave(pool: Pool, f
     )
     async with pool.acquire() as connection:
         await fold_volunteers(connection, facts(registered))
-        assert await LookUps(pool).unit_of(WHO) == "reservoir-station"
-        assert await LookUps(pool).unit_of(OTHER) is None
+        assert await LookUps(pool).person(WHO) == Person("registered", "reservoir-station")
+        assert await LookUps(pool).person(OTHER) == Person("unknown", None)
         await connection.execute("INSERT INTO consumer.withdrawn (subject, kind, position) VALUES ($1, 'person', 9)", WHO)
-    assert await LookUps(pool).unit_of(WHO) is None
+    assert await LookUps(pool).person(WHO) == Person("unknown", "reservoir-station")
+    for who in (WHO, OTHER):  # Also who was erased before their registration has been read.
+        await destroy_key(pool, who)
+    assert await LookUps(pool).person(WHO) == Person("erased", "reservoir-station")
+    assert await LookUps(pool).person(OTHER) == Person("erased", None)
 
 
 @pytest.mark.parametrize(("log", "key"), [("registration", str(WHO)), ("recognition", str(POLICY_STREAM_ID))])

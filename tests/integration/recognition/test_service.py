@@ -36,6 +36,7 @@ from shared.postgres import Connection, Pool
 from shared.privacy import PersonalKeys
 from shared.testing.store import MemoryStore
 from tests.integration.consumer.log import Log
+from tests.integration.erasing import destroy_key
 from tests.integration.recognition.conftest import Facts
 from tests.integration.recognition.test_look_ups import confirmed, corrected, reversed_
 
@@ -68,11 +69,11 @@ class Recognition:
         use_case = next(each for each in USE_CASES if each.name == name)
         return await self.submit(use_case, parse_model(body, use_case.body), actor, ids)
 
-    async def submit(self, use_case: Any, body: Any, actor: Actor, ids: Mapping[str, UUID]) -> Answer:
-        """Through the one way in."""
+    async def submit(self, use_case: Any, body: Any, actor: Actor, ids: Mapping[str, UUID], command_id: UUID | None = None) -> Answer:
+        """Through the one way in; a repeat has the same `command_id`."""
         return await self.commands.submit(
-            use_case, body, ids=dict(ids), actor=actor, command_id=uuid4(), fingerprint=None, correlation_id=uuid4(), causation_id=None,
-            traceparent=None,
+            use_case, body, ids=dict(ids), actor=actor, command_id=command_id or uuid4(), fingerprint=None, correlation_id=uuid4(),
+            causation_id=None, traceparent=None,
         )  # fmt: skip
 
     async def hears(self, *events: Event) -> None:
@@ -220,6 +221,40 @@ async def test_nothing_is_decided_on_hours_that_are_parked(service: Recognition,
     await pool.execute("DELETE FROM consumer.blocked")
     again = await service.ask("apply_for_star", b"{}", HERSELF, volunteer_id=WHO)
     assert again.count == 1
+
+
+@pytest.mark.parametrize("actor", [HERSELF, BUREAU], ids=["themself", "the bureau"])
+@pytest.mark.parametrize("parked_log", [None, "hours", "registration"])
+async def test_who_was_erased_is_given_no_star_though_the_rest_be_parked(
+    service: Recognition, pool: Pool, actor: Actor, parked_log: str | None
+) -> None:
+    await destroy_key(pool, WHO)
+    if parked_log:
+        await pool.execute("INSERT INTO consumer.blocked VALUES ('inbox', $1, 'applied', $2, 'PayloadError')", parked_log, str(WHO))
+    answer = await service.ask("apply_for_star", b"{}", actor, volunteer_id=WHO)
+    assert answer.refusal is not None
+    assert answer.refusal.code == "person_erased"
+    assert service.types() == ["star_policy_adopted"]
+
+
+async def test_what_was_decided_before_the_erasure_was_heard_of_stands_and_a_repeat_of_it_is_given_the_same_answer(
+    service: Recognition, pool: Pool
+) -> None:
+    planned = await APPLY_FOR_STAR.plan(Asked(ApplyForStar(), {"volunteer_id": WHO}, HERSELF, NOW, uuid4()), service.look_ups)
+
+    async def plan_of_a_moment_ago(_asked: Any, _look_ups: Any) -> Plan[Any]:
+        return planned
+
+    await destroy_key(pool, WHO)
+    command_id, body, ids = uuid4(), ApplyForStar(), {"volunteer_id": WHO}
+    for use_case in (replace(APPLY_FOR_STAR, plan=plan_of_a_moment_ago), APPLY_FOR_STAR):
+        answer = await service.submit(use_case, body, HERSELF, ids, command_id)
+        assert (answer.outcome, answer.count) == ("accepted", 1)
+    await service.reads_itself()
+    assert service.types() == ["star_policy_adopted", "star_granted"]
+    after = await service.submit(APPLY_FOR_STAR, body, HERSELF, ids)
+    assert after.refusal is not None
+    assert after.refusal.code == "person_erased"
 
 
 async def test_a_correction_that_is_freed_before_what_stands_behind_it_is_reassessed_all_the_same(service: Recognition, pool: Pool) -> None:

@@ -95,7 +95,7 @@ def check_in(now: datetime, **others: Any) -> CheckIn:
         volunteer_id=VOLUNTEER,
         activity_id=ACTIVITY,
         activity=SLOT,
-        is_volunteer=True,
+        standing="registered",
         is_enrolled=True,
         recorder=Actor(KIOSK, Role.KIOSK, UNIT),
         policy=POLICY,

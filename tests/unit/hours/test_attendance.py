@@ -56,7 +56,9 @@ def test_a_late_arrival_counts_from_when_it_was() -> None:
     ("code", "others"),
     [
         ("activity_unknown", {"activity": None}),
-        ("volunteer_unknown", {"is_volunteer": False, "is_enrolled": False}),
+        ("volunteer_unknown", {"standing": "unknown", "is_enrolled": False}),
+        ("person_erased", {"standing": "erased"}),
+        ("person_erased", {"standing": "erased", "is_enrolled": False}),
         ("not_enrolled", {"is_enrolled": False}),
         ("activity_cancelled", {"activity": replace(SLOT, state="cancelled")}),
         ("activity_over", {"activity": replace(SLOT, state="held")}),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.recognition.domain.star import ApplyForStar, Confirmed, StarEvent, Stars, apply_for_star, evolve, reassess
+from services.recognition.domain.star import ApplyForStar, Confirmed, Person, StarEvent, Stars, apply_for_star, evolve, reassess
 from shared.codec import Codec
 from shared.contracts import recognition
 from shared.contracts.event import Event, Refusal
@@ -22,7 +22,7 @@ from shared.permissions import Actor, Role
 WHO = UUID("0197f3a4-5c00-7000-8000-000000000001")
 UNIT = "water-saving-office"
 LADDER = StarPolicyAdopted(version="2012", effective_from=date(2017, 1, 1), thresholds_minutes=(6000, 18000, 36000))
-APPLICATION = ApplyForStar(WHO, None, UNIT, Actor(WHO, Role.VOLUNTEER, UNIT), Confirmed(6000, 41), LADDER)
+APPLICATION = ApplyForStar(WHO, None, Person("registered", UNIT), Actor(WHO, Role.VOLUNTEER, UNIT), Confirmed(6000, 41), LADDER)
 
 FIGURES: dict[str, Any] = {"volunteer_id": WHO, "unit_code": UNIT, "policy_version": "2012"}
 ONE_STAR = StarGranted(stars=1, confirmed_minutes=6000, threshold_minutes=6000, hours_position=41, **FIGURES)
@@ -80,8 +80,23 @@ def test_stars_are_asked_for_in_order() -> None:
     assert decided == Refusal("star_out_of_order", {"next": 1})
 
 
-def test_only_volunteers_are_decided_about() -> None:
-    assert code_of(apply_for_star(after(), replace(APPLICATION, unit_code=None))) == "not_a_volunteer"
+@pytest.mark.parametrize("person", [Person(), Person("unknown", UNIT)], ids=["never registered", "left"])
+def test_only_volunteers_are_decided_about(person: Person) -> None:
+    assert code_of(apply_for_star(after(), replace(APPLICATION, person=person))) == "not_a_volunteer"
+
+
+@pytest.mark.parametrize("person", [Person("erased", UNIT), Person("erased")], ids=["known", "not heard of otherwise"])
+@pytest.mark.parametrize("role", [Role.VOLUNTEER, Role.UNIT_ADMIN, Role.BUREAU_ADMIN])
+def test_who_was_erased_is_given_no_star_whoever_asks_and_whatever_else_holds(role: Role, person: Person) -> None:
+    asker = Actor(WHO if role is Role.VOLUNTEER else UUID(int=99), role, UNIT)
+    for policy, confirmed in ((LADDER, Confirmed(99999, 90)), (LADDER, Confirmed()), (None, Confirmed())):
+        asked = replace(APPLICATION, person=person, asker=asker, policy=policy, confirmed=confirmed)
+        assert code_of(apply_for_star(after(ONE_STAR), asked)) == "person_erased"
+
+
+def test_the_stars_of_who_was_erased_still_rest_on_their_minutes() -> None:
+    """They are nobody's in particular, and not paid for all the same once the minutes are gone."""
+    assert [type(each) for each in reassess(after(ONE_STAR), WHO, Confirmed(0, 91))] == [StarWithdrawn]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +110,8 @@ def test_only_volunteers_are_decided_about() -> None:
 )
 def test_who_may_not_ask_learns_nothing_else(role: Role, unit_code: str | None, code: str) -> None:
     asker = Actor(UUID(int=99), role, UNIT)
-    assert code_of(apply_for_star(after(), replace(APPLICATION, asker=asker, unit_code=unit_code))) == code
+    person = Person() if unit_code is None else Person("erased", unit_code)
+    assert code_of(apply_for_star(after(), replace(APPLICATION, asker=asker, person=person))) == code
 
 
 def test_without_a_policy_nothing_is_decided() -> None:
