@@ -87,6 +87,7 @@ async def examine(patient: Patient) -> AsyncIterator[Line]:
         ("durability", _durability),
         ("disk", _disk),
         ("grants", _grants),
+        ("locks", _locks),
     )
     for what, look in examinations:
         try:
@@ -302,6 +303,14 @@ async def _grants(patient: Patient) -> Line:
     if advice:
         return Line("bad", "grants", "; ".join(advice))
     return Line("ok", "grants", f"{roles.app} appends and cannot change the log, who reads schema api sees the rows of their units only")
+
+
+async def _locks(patient: Patient) -> Line:
+    found = await grants.open_to_everybody(patient.connection)
+    if found:
+        advice = "have a superuser run what `logins locks` prints"
+        return Line("warn", "locks", f"any SQL login can hold up all appends ({', '.join(found)}): {advice}")
+    return Line("ok", "locks", "no SQL login can hold up the service")
 
 
 def _first_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ from uuid import UUID
 import typer
 
 from shared import acls, erasures, states
-from shared.access import logins
+from shared.access import grants, logins
 from shared.application import Claims
 from shared.audit.heads import ReadsFileError, append, head_of, read_file
 from shared.codec import Codec
@@ -213,6 +213,11 @@ def _add_logins(app: typer.Typer, service: str, run: Run) -> None:
         run(lambda settings: with_owner(service, settings, _list_logins))
 
     @giving.command()
+    def locks() -> None:
+        """Print what a superuser runs once in the service's database, so that no login can hold up the service."""
+        run(lambda settings: with_owner(service, settings, _print_locks))
+
+    @giving.command()
     def add(
         password_file: Annotated[Path, typer.Option(help="Where to write the new password; the file must not be there.")],
         reason: Reason,
@@ -235,6 +240,10 @@ def _add_logins(app: typer.Typer, service: str, run: Run) -> None:
     def remove(name: str, reason: Reason, by: By) -> None:
         """Forget a login: it sees nothing from then on, and cannot connect again."""
         run(lambda settings: with_owner(service, settings, lambda connection: _remove_login(connection, name, Because(by, reason))))
+
+
+async def _print_locks(connection: Connection) -> None:
+    typer.echo(grants.locks(await roles_of(connection)))
 
 
 async def _list_logins(connection: Connection) -> None:

@@ -32,6 +32,7 @@ SUPERUSER: Final = "admin"
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108  # As below.
 ACCOUNT: Final = "leifeng_local"
 _NOT_AS_ROOT: Final = f"PostgreSQL does not run as root, and the account {ACCOUNT} could not be made: make it, or use a normal user"
+_LOCKS: Final = CHECKOUT / "shared" / "access" / "locks.sql"
 _UP_WITHIN_S: Final = 60.0
 _DOWN_WITHIN_S: Final = 30.0
 _STATEMENT_WITHIN_S: Final = 60.0
@@ -178,6 +179,8 @@ class LocalPostgres:
         """A database that only its owner, and who the owner lets in, may connect to."""
         if self.execute(f"select 1 from pg_database where datname = {_literal(database)}") != "1":  # noqa: S608  # Quoted, and ours.
             self.create_database(database, owner)
+        else:  # One that was made by an earlier release.
+            self.execute(_locks(owner), database)
 
     def create_database(self, database: str, owner: str, template: str = "template0") -> None:
         """A new database, empty or a copy of `template`, which nobody may be connected to. Raises Trouble when it exists."""
@@ -186,6 +189,7 @@ class LocalPostgres:
             f"create database {_name(database)} owner {_name(owner)} template {_name(template)}{strategy};\n"
             f"revoke connect, temporary on database {_name(database)} from public"
         )
+        self.execute(_locks(owner), database)
 
     def drop_database(self, database: str) -> None:
         """Drop it, whoever is connected."""
@@ -361,6 +365,11 @@ def _open_home(home: Path, account: Account) -> None:
 def _environment() -> dict[str, str]:
     """Nothing of ours that a server or its tools would take for settings."""
     return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _locks(owner: str) -> str:
+    """What only a superuser can do, so that no login of a database holds up its service."""
+    return _LOCKS.read_text(encoding="utf-8").replace(":'owner'", _literal(owner))
 
 
 def _name(name: str) -> str:

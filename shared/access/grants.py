@@ -1,6 +1,7 @@
 """What each role may do in a database of ours, as data, and where the catalogue of PostgreSQL says otherwise."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from shared.access import SELECT_SHOWN, WITHOUT_RULE, Rules, rule_of, using
@@ -8,7 +9,8 @@ from shared.access.logins import CONNECTIONS_MAX, SETTINGS
 from shared.migrate import Roles
 from shared.postgres import Connection
 
-EVERYBODY: Final = "PUBLIC"
+LOCKS: Final = Path(__file__).with_name("locks.sql")
+"""What a superuser runs in each database, and nobody else can."""
 
 _ROWS: Final = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
 _APPEND: Final = frozenset({"SELECT", "INSERT"})
@@ -47,6 +49,7 @@ APP_TABLES: Final[Mapping[str, frozenset[str]]] = {
 APP_FUNCTIONS: Final = frozenset(
     {
         "es.append",
+        "es.take_turn",
         "es.wait_for_recovery",
         "es.timeline",
         "es.moved",
@@ -94,6 +97,16 @@ async def lacking(connection: Connection, roles: Roles, rules: Rules) -> Sequenc
         if row["says"] != using(row["space"], row["name"], rule_of(rules, row["name"], has_unit=row["has_unit"])):
             said.append(f"{name}: its policy is not the one that is declared")
     return said
+
+
+async def open_to_everybody(connection: Connection) -> Sequence[str]:
+    """The functions by which any login could hold up the service or fill its disk, as long as no superuser has run `LOCKS`."""
+    return [row["name"] for row in await connection.fetch(_SELECT_OPEN)]
+
+
+def locks(roles: Roles) -> str:
+    """The statements of `LOCKS` for the database of these roles."""
+    return roles.fill_in(LOCKS.read_text(encoding="utf-8"))
 
 
 async def _shown(connection: Connection) -> Mapping[str, frozenset[str]]:
@@ -214,6 +227,13 @@ _SELECT_RIGHTS: Final = """
     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 """Of all that is not the owner's ($1), a superuser's or PostgreSQL's own, who may do what with it; nobody by name is PUBLIC."""
+_SELECT_OPEN: Final = """
+    SELECT DISTINCT proname::text AS name
+    FROM pg_proc CROSS JOIN LATERAL aclexplode(coalesce(proacl, acldefault('f', proowner))) AS right_
+    WHERE pronamespace = 'pg_catalog'::regnamespace AND right_.grantee = 0
+        AND proname ~ '^(pg_(try_)?advisory_(xact_)?lock(_shared)?|lo_(creat|create|from_bytea))$'
+    ORDER BY 1
+"""
 _EXISTS: Final = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = $1 AND tablename = $2)"
 _SELECT_OWNED: Final = """
     SELECT pg_get_userbyid(refobjid) AS role, pg_describe_object(classid, objid, objsubid) AS what

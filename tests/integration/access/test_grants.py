@@ -1,8 +1,12 @@
 """The rights in a database are those that are declared: nobody has one more, and each one more is found."""
 
+import re
+from uuid import uuid4
+
 import asyncpg
 import pytest
 
+from deploy.local.postgres import LocalPostgres
 from services.hours.main import SERVICE as HOURS
 from services.recognition.main import SERVICE as RECOGNITION
 from services.registration.main import SERVICE as REGISTRATION
@@ -23,7 +27,44 @@ async def test_a_migrated_database_grants_what_is_declared_and_nothing_more(data
         roles = await roles_of(owner)
         assert list(await grants.beyond(owner, roles)) == []
         assert list(await grants.lacking(owner, roles, rules_of(service.projections))) == []
+        assert list(await grants.open_to_everybody(owner)) == []
     await owner.close()
+
+
+OPEN = {
+    "to wait for a lock": "GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO PUBLIC",
+    "to try another": "GRANT EXECUTE ON FUNCTION pg_try_advisory_xact_lock_shared(integer, integer) TO PUBLIC",
+    "to make a large object": "GRANT EXECUTE ON FUNCTION lo_from_bytea(oid, bytea) TO PUBLIC",
+}
+
+
+@pytest.mark.parametrize("statement", OPEN.values(), ids=OPEN)
+async def test_what_everybody_may_take_or_make_is_found_until_a_superuser_runs_what_is_printed(base: Base, statement: str) -> None:
+    admin = await asyncpg.connect(base.admin_dsn)
+    await admin.execute(statement)
+    assert list(await grants.open_to_everybody(base.owner)) == re.findall(r"(\w+)\(", statement)
+    await admin.execute(grants.locks(base.roles))
+    assert list(await grants.open_to_everybody(base.owner)) == []
+    await admin.close()
+
+
+async def test_a_new_database_of_postgresql_is_open_and_is_found_to_be(postgres_server: LocalPostgres) -> None:
+    """What `create_database` closes is there to be closed; and the names that are looked for are all there are."""
+    name = f"open_{uuid4().hex}"
+    postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    fresh = await asyncpg.connect(postgres_server.dsn(name))
+    found = set(await grants.open_to_everybody(fresh))
+    assert found == {each for (each,) in await fresh.fetch(_LOCKS_AND_LARGE_OBJECTS)}
+    assert len(found) == 11
+    await fresh.close()
+    postgres_server.drop_database(name)
+
+
+_LOCKS_AND_LARGE_OBJECTS = """
+    SELECT DISTINCT proname FROM pg_proc
+    WHERE pronamespace = 'pg_catalog'::regnamespace
+        AND ((proname ~ 'advisory' AND proname !~ 'unlock') OR proname IN ('lo_creat', 'lo_create', 'lo_from_bytea'))
+"""
 
 
 async def test_logins_are_within_what_is_declared(base: Base, log_in: LogIn) -> None:

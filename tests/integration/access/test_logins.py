@@ -8,6 +8,7 @@ import pytest
 
 from shared.access import logins
 from shared.postgres import connect
+from shared.states import APPEND_LOCK
 from tests.integration.access.conftest import OURS, SECRET, THEIRS, Base, LogIn
 
 TRICKS = {
@@ -124,6 +125,44 @@ async def test_a_login_has_limits_and_changes_nothing(base: Base, log_in: LogIn)
             await session.execute(statement)
     name = await session.fetchval("SELECT session_user::text")
     assert await base.owner.fetchval("SELECT rolconnlimit FROM pg_roles WHERE rolname = $1", name) == logins.CONNECTIONS_MAX
+
+
+TAKEN = """
+    SELECT format('SELECT %s(%s)', proname, array_to_string(ARRAY(
+        SELECT CASE each WHEN 'bytea'::regtype THEN $$'x'::bytea$$ ELSE '4711::' || each::regtype END FROM unnest(proargtypes) AS each
+    ), ', '))
+    FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace
+        AND (proname LIKE '%advisory%lock%' AND proname NOT LIKE '%unlock%' OR proname IN ('lo_creat', 'lo_create', 'lo_from_bytea'))
+"""
+"""A call of each function by which a lock is taken or a large object made."""
+LOCKED = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory'
+"""
+
+
+@pytest.mark.parametrize("units", [None, [OURS]], ids=["every unit", "a unit"])
+async def test_no_login_holds_up_the_service_or_fills_its_disk(base: Base, log_in: LogIn, units: list[str] | None) -> None:
+    session = await log_in(units)
+    await session.execute("SET default_transaction_read_only = off")
+    calls = [call for (call,) in await base.owner.fetch(TAKEN)]
+    assert len(calls) == 19
+    for call in (*calls, f"SELECT pg_advisory_lock({APPEND_LOCK})", "SELECT es.take_turn()", "SELECT es.wait_for_recovery()"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await session.execute(call)
+    assert await base.owner.fetchval(LOCKED) == 0
+
+
+async def test_the_service_takes_its_turn_at_the_log_all_the_same(base: Base) -> None:
+    """Its processes by the one function that is theirs, and not otherwise; its owner, whose workers hold roles by such locks, directly."""
+    app = await connect(base.dsn, "tests", role=base.roles.app)
+    async with app.transaction():
+        await app.execute("SELECT es.take_turn()")
+        assert not await base.owner.fetchval("SELECT pg_try_advisory_lock($1)", APPEND_LOCK)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await app.execute("SELECT pg_advisory_xact_lock($1)", APPEND_LOCK)
+    assert await base.owner.fetchval("SELECT pg_try_advisory_lock($1)", APPEND_LOCK)
+    await app.close()
 
 
 async def test_a_login_that_is_made_again_has_another_password_and_other_units(base: Base) -> None:

@@ -19,6 +19,7 @@ from deploy.local.environment import SERVICES, read_ports, service_environment
 from deploy.local.keys import Keys
 from deploy.local.places import CHECKOUT, Places
 from deploy.local.postgres import LocalPostgres, installed_programs
+from shared.access import grants
 
 COMPOSE = CHECKOUT / "docker-compose.yml"
 
@@ -53,7 +54,16 @@ def test_every_variable_of_the_compose_file_is_written_and_closed_to_others(tmp_
     assert all((Path(told["LEIFENG_KEYS"]) / file).stat().st_mode & 0o777 == 0o600 for file in files)
 
 
-async def test_the_containers_script_makes_what_the_local_stack_makes(own_postgres: Callable[..., LocalPostgres]) -> None:
+def _mounted(folder: Path) -> Path:
+    """A folder with what the compose file puts before PostgreSQL's first start."""
+    for each in yaml.safe_load(COMPOSE.read_text())["services"]["postgres"]["volumes"]:
+        source, _, target = each.partition(":")
+        if target.startswith("/docker-entrypoint-initdb.d/"):
+            (folder / Path(target.removesuffix(":ro")).name).symlink_to(CHECKOUT / source)
+    return folder
+
+
+async def test_the_containers_script_makes_what_the_local_stack_makes(own_postgres: Callable[..., LocalPostgres], tmp_path: Path) -> None:
     server = own_postgres(fsync=False)
     passwords = {f"{service.upper()}_PASSWORD": f"it's {service}" for service in SERVICES}
     environment = {
@@ -63,7 +73,7 @@ async def test_the_containers_script_makes_what_the_local_stack_makes(own_postgr
         "PGPASSWORD": server.password,
         "POSTGRES_USER": "admin",
     }
-    script = CHECKOUT / "deploy" / "postgres" / "databases.sh"
+    script = _mounted(tmp_path) / "databases.sh"
     run = functools.partial(subprocess.run, [script], env=environment | passwords, capture_output=True, text=True, timeout=60, check=False)
     done = await asyncio.to_thread(run)
     assert done.returncode == 0, done.stderr
@@ -74,6 +84,8 @@ async def test_the_containers_script_makes_what_the_local_stack_makes(own_postgr
         )
         try:
             assert await connection.fetchval("select rolcreaterole and not rolsuper from pg_roles where rolname = current_user")
+            assert list(await grants.open_to_everybody(connection)) == []
+            assert await connection.fetchval("select pg_try_advisory_lock(1)")
         finally:
             await connection.close()
     with pytest.raises(asyncpg.InsufficientPrivilegeError):

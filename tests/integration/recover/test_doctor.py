@@ -64,7 +64,7 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         assert findings(healthy)["rights"].text.startswith("Kafka asks nobody who they are")
         assert list(findings(healthy)) == [
             "migrations", "read models", "log", "roles", "parked keys", "consumers", "rights", "topics", "topic", "heads", "clocks", "keys",
-            "escrow", "erasures", "reads", "durability", "disk", "grants",
+            "escrow", "erasures", "reads", "durability", "disk", "grants", "locks",
         ]  # fmt: skip
 
         assert (await site.run("log", "read-only", "--reason", "a test")).code == 0
@@ -84,6 +84,7 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         "UPDATE consumer.head SET log_id = gen_random_uuid(), said_at = seen_at + interval '10 seconds'",
         "INSERT INTO consumer.parked VALUES ('views', 'registration', 1, 'k', 't', '', '', 'e', 'applied')",
         "INSERT INTO consumer.stopped VALUES ('views', 'registration', 'applied', 'PayloadError', 21)",
+        "GRANT EXECUTE ON FUNCTION pg_try_advisory_lock(bigint) TO PUBLIC",
     ):
         await site.sql(SERVICE, statement)
     await set_retention(site, "1000")
@@ -98,7 +99,7 @@ async def test_a_healthy_service_has_no_finding_and_a_spoiled_one_has_one_for_ea
         "migrations": "bad", "read models": "warn", "log": "warn", "roles": "warn", "parked keys": "warn", "consumers": "bad",
         "rights": "warn", "topics": "bad", "topic": "bad", "heads": "bad", "clocks": "bad", "keys": "bad", "escrow": "warn",
         "erasures": "ok", "reads": "ok",
-        "durability": "bad", "disk": "bad", "grants": "bad",
+        "durability": "bad", "disk": "bad", "grants": "bad", "locks": "warn",
     }  # fmt: skip
     assert "0002_decisions_are_appended_in_one_call.sql has not been applied" in found["migrations"].text
     assert "inbox paused" in found["roles"].text

@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from deploy.local.kafka import LocalKafka
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import HOST, SUPERUSER, LocalPostgres, installed_programs
+from shared.access import grants
 from shared.postgres import ABSENT, connect
 from shared.privacy.keyfile import name_of
 from tests.forks.children import python
@@ -214,7 +215,12 @@ async def test_an_admin_is_given_a_login_reads_the_unit_s_rows_and_is_let_go(sit
     await registered(site, 1)
     page, unit = Runbook(site, "sql-logins.md"), {"UNIT": "water-saving-office"}
     name = f"{site.database(SERVICE)}_unit_water-saving-office"
-    assert len(page.blocks) == 4
+    assert len(page.blocks) == 5
+    opened = "GRANT EXECUTE ON FUNCTION pg_advisory_lock(bigint) TO PUBLIC"
+    await site.sql(SERVICE, opened)
+    assert "any SQL login can hold up all appends (pg_advisory_lock)" in (await site.run("doctor")).out
+    await page.follow(4)
+    assert "no SQL login can hold up the service" in (await site.run("doctor")).out
     assert f"{name} sees units water-saving-office until" in (await page.follow(0, **unit)).out
     secret = site.folder / "water-saving-office.password"
     assert secret.stat().st_mode & 0o077 == 0
@@ -423,6 +429,9 @@ async def test_an_older_dump_is_restored_and_nothing_is_missing(site: Site) -> N
     before = await site.sql(SERVICE, "SELECT position, payload FROM es.event ORDER BY position")
     await page.follow(1)
     assert (await site.sql(SERVICE, "SELECT max(position) AS head FROM es.event"))[0]["head"] < before[-1]["position"]
+    owner = await connect(site.dsn(SERVICE), "tests")
+    assert list(await grants.open_to_everybody(owner)) == []
+    await owner.close()
     await page.follow(2)
     assert f"key lost, sealed fields read null, claims not rebuilt: {person.id}" in (await page.follow(3)).out
     assert "nothing differs" in (await page.follow(4)).out
