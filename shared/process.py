@@ -492,7 +492,11 @@ def _words(service: Service[Any]) -> Mapping[str, frozenset[str]]:
 async def _print_link(service: Service[Any], settings: Settings, person: UUID) -> None:
     dsn = settings.dsn
     async with open_pool(dsn, f"{service.name} operator", 1, role=(await roles_at(dsn)).app) as pool:
-        typer.echo(f"{_public_url(settings)}/sign-in/link?key={await Accounts(pool).new_link(person)}")
+        key = await Accounts(pool).new_link(person)
+    if key is None:
+        typer.echo("the data of this person were erased: whoever they are now has another id", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{_public_url(settings)}/sign-in/link?key={key}")
 
 
 def _public_url(settings: Settings) -> str:

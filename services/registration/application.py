@@ -287,9 +287,13 @@ async def _grant_role(asked: Asked[GrantRole], lookups: LookUps) -> Plan[role.Ro
     person_id, body = asked.ids["person_id"], asked.body
     # The first roles are given in the service's own name, before there are units.
     is_unit_known = asked.actor.role is Role.SYSTEM or await lookups.is_unit_known(body.unit_code)
+    person = await lookups.person(person_id)
+    is_erased = person is not None and person != "parked" and person.standing == "erased"
     fact = RoleGranted(person_id=person_id, role=body.role, unit_code=body.unit_code)
 
     def decide(roles: role.Roles) -> Sequence[Event] | Refusal:
+        if is_erased:
+            return Refusal("person_erased")
         return role.grant(roles, fact) if is_unit_known else Refusal("unit_unknown")
 
     return Plan(Stream("role", person_id), ROLE, decide)
@@ -396,6 +400,11 @@ def _on_receipt(asked: Asked[Any], service: str, position: int, *, sign_in_destr
     volunteer_id = asked.ids["volunteer_id"]
     command = volunteer.RecordReceipt(volunteer_id, asked.actor, service, position, frozenset(SERVICES), sign_in_destroyed)
     return _on_volunteer(volunteer_id, command)
+
+
+async def _withdraw_roles_of_erased(asked: Asked[Nothing], _lookups: LookUps) -> Plan[role.Roles]:
+    person_id = asked.ids["person_id"]
+    return Plan(Stream("role", person_id), ROLE, lambda roles: role.withdraw_all(roles, person_id))
 
 
 def _on_activity(activity_id: UUID, command: activity.ActivityCommand, *, keep_answer: bool = True) -> Plan[activity.Activity | None]:
@@ -514,7 +523,18 @@ _CLASH: Final = ("record_parked", "time_clash", "override_not_allowed")
 
 
 GRANT_ROLE: Final[UseCase[GrantRole, LookUps]] = UseCase(
-    "grant_role", "/people/{person_id}/roles", GrantRole, _BUREAU, _grant_role, ("unit_unknown",), "授权", "Grant a role"
+    "grant_role", "/people/{person_id}/roles", GrantRole, _BUREAU, _grant_role, ("unit_unknown", "person_erased"), "授权", "Grant a role"
+)
+
+WITHDRAW_ROLES_OF_ERASED: Final[UseCase[Nothing, LookUps]] = UseCase(
+    "withdraw_roles_of_erased",
+    None,
+    Nothing,
+    _SYSTEM,
+    _withdraw_roles_of_erased,
+    (),
+    "撤销已删除者的角色",
+    "Withdraw the roles of who was erased",
 )
 
 _ERASURE: Final = (*_RECORD, "erasure_not_requested")
@@ -627,6 +647,7 @@ USE_CASES: Final[tuple[UseCase[Any, LookUps], ...]] = (
         "取消报名", "Withdraw an enrolment",
     ),
     RELEASE_SEAT,
+    WITHDRAW_ROLES_OF_ERASED,
     EXPIRE_OFFER,
 )  # fmt: skip
 

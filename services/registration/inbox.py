@@ -12,6 +12,7 @@ from services.registration.application import (
     LAPSE_PROGRAMME,
     RECORD_ERASURE_RECEIPT,
     RELEASE_SEAT,
+    WITHDRAW_ROLES_OF_ERASED,
     ExpireOffer,
     Nothing,
     RecordErasureReceipt,
@@ -38,6 +39,7 @@ from shared.contracts.registration import (
     ProgrammeDeclined,
     ProgrammeLapsed,
     ProgrammeProposed,
+    RoleGranted,
     SeatOffered,
     UnitRegistered,
     VolunteerDeregistered,
@@ -230,6 +232,21 @@ async def release_seats(fact: Fact, look_ups: application.LookUps, _lack_is_fact
             return []
 
 
+async def withdraw_roles(fact: Fact, look_ups: application.LookUps, _lack_is_fact: bool) -> Sequence[Command]:
+    """Who was erased holds no role; neither one that was granted before that had been heard of."""
+    match fact.event:
+        case PersonalDataErased(volunteer_id=who):
+            return [Command(WITHDRAW_ROLES_OF_ERASED, Nothing(), {"person_id": who})]
+        case RoleGranted(person_id=who):
+            person = await look_ups.person(who)
+            if person == "parked":
+                raise NotYetError("registration", str(who))
+            is_erased = person is not None and person.standing == "erased"
+            return [Command(WITHDRAW_ROLES_OF_ERASED, Nothing(), {"person_id": who})] if is_erased else []
+        case _:
+            return []
+
+
 async def record_receipt(fact: Fact, _look_ups: application.LookUps, _lack_is_fact: bool) -> Sequence[Command]:
     """Another service has destroyed its key of an erased person, and says so."""
     match fact.event:
@@ -253,6 +270,7 @@ REACTIONS: Final[tuple[Reaction[Any], ...]] = (
         frozenset({VolunteerDeregistered.TYPE, ConsentWithdrawn.TYPE, EnrollmentAccepted.TYPE, EnrollmentWaitlisted.TYPE}),
         release_seats,
     ),
+    Reaction("withdraw_roles_of_erased", "registration", frozenset({PersonalDataErased.TYPE, RoleGranted.TYPE}), withdraw_roles),
     Reaction("record_hours_receipt", "hours", frozenset({hours.PersonalDataPurged.TYPE}), record_receipt),
     Reaction("record_recognition_receipt", "recognition", frozenset({recognition.PersonalDataPurged.TYPE}), record_receipt),
 )

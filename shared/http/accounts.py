@@ -13,6 +13,7 @@ from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 from shared.migrate import MigrationSet
 from shared.postgres import Pool
+from shared.privacy import is_there
 
 MIGRATIONS: Final = MigrationSet("signin", Path(__file__).parent / "migrations")
 
@@ -68,7 +69,10 @@ class PasswordError(Exception):
 
 
 class Accounts:
-    """Reads and writes schema `signin`; `pool` acts as the app role. Keys that are given out have 256 bits."""
+    """Reads and writes schema `signin`; `pool` acts as the app role. Keys that are given out have 256 bits.
+
+    Nobody is let in as who was erased, by whatever way: whoever comes again is somebody new, by another id.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -114,16 +118,24 @@ class Accounts:
         login: str | None = await self._pool.fetchval("SELECT login FROM signin.account WHERE person_id = $1", person_id)
         return login
 
-    async def new_link(self, person_id: UUID) -> str:
-        """The key of a link that signs the person in once, within the hour."""
+    async def new_link(self, person_id: UUID) -> str | None:
+        """The key of a link that signs the person in once, within the hour; None for who was erased."""
         key = secrets.token_urlsafe(32)
-        await self._pool.execute(_INSERT_LINK, _digest(key), person_id, LINK_SECONDS)
+        async with self._pool.acquire() as connection, connection.transaction():
+            if not await is_there(person_id, connection):
+                return None
+            await connection.execute(_INSERT_LINK, _digest(key), person_id, LINK_SECONDS)
         return key
 
     async def use_link(self, key: str) -> tuple[UUID, str] | None:
         """Whom the link signs in, and the key of their new session; it does so no more after this."""
         session = secrets.token_urlsafe(32)
-        person_id: UUID | None = await self._pool.fetchval(_TAKE_LINK, _digest(key), _digest(session), SESSION_SECONDS_MAX)
+        async with self._pool.acquire() as connection, connection.transaction():
+            # The person's key before the link, as an erasure has them: neither waits for the other with what it wants.
+            whose = await connection.fetchval("SELECT person_id FROM signin.link WHERE digest = $1", _digest(key))
+            if whose is None or not await is_there(whose, connection):
+                return None
+            person_id: UUID | None = await connection.fetchval(_TAKE_LINK, _digest(key), _digest(session), SESSION_SECONDS_MAX)
         return None if person_id is None else (person_id, session)
 
     async def keep_flow(self, flow: Flow, next_: str) -> None:
@@ -136,10 +148,17 @@ class Accounts:
         return None if row is None else (Flow(state, row["nonce"], row["verifier"]), row["next"])
 
     async def open_session(self, person_id: UUID, way: Literal["password", "provider"]) -> str | None:
-        """The key of a new session; None when the account whose password was right has gone meanwhile. What has expired is swept."""
+        """The key of a new session; None for who was erased, and when the account whose password was right has gone meanwhile.
+
+        What has expired is swept.
+        """
         key = secrets.token_urlsafe(32)
         await self._pool.execute(_SWEEP_SESSIONS, SESSION_IDLE_SECONDS_MAX)
-        return key if await self._pool.fetchval(_INSERT_SESSION, _digest(key), person_id, way, SESSION_SECONDS_MAX) else None
+        async with self._pool.acquire() as connection, connection.transaction():
+            if not await is_there(person_id, connection):
+                return None
+            is_open = await connection.fetchval(_INSERT_SESSION, _digest(key), person_id, way, SESSION_SECONDS_MAX)
+        return key if is_open else None
 
     async def session(self, key: str) -> Session | None:
         """Whose session it is, while it lasts: twelve hours at most, and half an hour without a visit."""
@@ -230,9 +249,8 @@ FORGET: Final[tuple[LiteralString, ...]] = (
 )
 """What an erasure of the person $1 takes with it, in this order, each statement by itself in one transaction.
 
-Who is just using a link, setting a password or coming by one holds the link's row, the sessions' or the account's: it is waited for, and
-what came of it is met by a later statement. So nothing that began before is left, and nobody is locked out who comes anew afterwards: an
-employee whose data as a volunteer were erased still works for the bureau.
+The person's key is destroyed before: who is just coming holds it, and is waited for, or waits and is not let in. Who is setting a password
+holds the sessions' rows: they are waited for, and what came of it is met by a later statement. So nothing that began before is left.
 """
 _TOUCH_SESSION: Final[LiteralString] = """
     UPDATE signin.session SET seen_at = clock_timestamp()

@@ -99,6 +99,12 @@ PROBLEMS: Final[Mapping[str, ProblemType]] = _table(
     ProblemType("sign_in_needed", 401, "请先登录", "Sign in first"),
     ProblemType("sign_in_lost", 400, "登录已中断, 请重新开始", "The sign-in was lost on the way: begin again"),
     ProblemType("link_used", 410, "链接无效、已使用或已过期", "The link is not one, was used, or has expired"),
+    ProblemType(
+        "sign_in_erased",
+        410,
+        "该登录所对应的个人信息已删除, 须以新的身份登记",
+        "The data of whom this signs in were erased: they come as somebody new, and sign in by another way",
+    ),
     ProblemType("provider_away", 502, "统一认证暂时不可用", "The sign-in provider does not answer as it should"),
     ProblemType("form_unsupported", 415, "只接受网页表单", "Only a form is taken here"),
     ProblemType("form_invalid", 400, "表单内容有误", "The form cannot be read"),

@@ -163,7 +163,10 @@ class _Pages:
             _log.error("sign_in_failed", reason=str(error))
             raise ProblemError("provider_away") from None
         key = await Deadline().meet(self._in.accounts.open_session(person_id, "provider"))
-        response = self._welcome(person_id, "provider", key or "", following)
+        if key is None:
+            _log.warning("sign_in_failed", reason="erased")
+            raise ProblemError("sign_in_erased")
+        response = self._welcome(person_id, "provider", key, following)
         self._in.forms.drop_cookie(response, _STATE_COOKIE)
         return response
 

@@ -59,6 +59,12 @@ class _PersonsKey:
         return found
 
 
+async def is_there(subject: UUID, connection: Connection) -> bool:
+    """Whether the person was not erased; nor are they before the caller's transaction ends. An erasure under way is waited for."""
+    await connection.execute(_HOLD_KEY, subject)
+    return not await connection.fetchval("SELECT keys.is_erased($1)", subject)  # A statement of its own: it sees what was waited for.
+
+
 class PersonalKeys:
     """The keys of the persons of one service. Call `load` or `ensure` first; `seal` and `unseal` then need no database.
 
@@ -232,6 +238,7 @@ _REWRAP: Final = """
     UPDATE keys.person SET wrapped = fresh.wrapped, wrapped_by = $3, wrapped_with = $4
     FROM unnest($1::uuid[], $2::bytea[]) AS fresh (subject, wrapped) WHERE person.subject = fresh.subject
 """
+_HOLD_KEY: Final = "SELECT FROM keys.person WHERE subject = $1 FOR SHARE"
 _INSERT_KEYS: Final = """
     INSERT INTO keys.person (subject, wrapped, wrapped_by, wrapped_with)
     SELECT subject, wrapped, $3, $4 FROM unnest($1::uuid[], $2::bytea[]) AS fresh (subject, wrapped)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +26,7 @@ from shared.contracts.registration import (
     DeviceLoss,
     EnrollmentWithdrawn,
     PersonalDataErased,
+    RoleWithdrawn,
     UnitKind,
     VolunteerDeregistered,
 )
@@ -35,6 +36,7 @@ from shared.http.audited import READS
 from shared.http.problems import ProblemError
 from shared.permissions import Actor, Role
 from shared.postgres import connect
+from shared.privacy import is_there
 from tests.integration.codes import allowed, words_of
 from tests.integration.registration.conftest import AUDITOR, BUREAU, CODEC, DEPUTY, UNIT, UNIT_ADMIN, Registration, volunteer
 from tests.integration.relay.conftest import until
@@ -334,10 +336,11 @@ PASSWORD = "korrekt pferd batterie"
 async def signing_in(registration: Registration, who: UUID, login: str) -> tuple[Accounts, str, str]:
     """Somebody with a local account, a session and a link that was not used: the accounts, the session's key, the link's."""
     accounts = Accounts(registration.pool)
-    first = await accounts.use_link(await accounts.new_link(who))
+    links = [await accounts.new_link(who) for _ in range(2)]
+    first = await accounts.use_link(links[0] or "")
     assert first is not None
     assert await accounts.set_password(who, login, PASSWORD, keep=first[1])
-    return accounts, first[1], await accounts.new_link(who)
+    return accounts, first[1], links[1] or ""
 
 
 async def test_an_erasure_takes_login_sessions_and_links_with_it_and_the_person_cannot_sign_in(registration: Registration) -> None:
@@ -353,8 +356,10 @@ async def test_an_erasure_takes_login_sessions_and_links_with_it_and_the_person_
         await withdrawal_fold(registration.keys, SERVICE.consumers, CODEC)(connection, [fact])  # `views` and `inbox` may have parked it.
     assert await accounts.check("lin.xiaoxi", PASSWORD) is None
     assert await accounts.open_session(who, "password") is None
+    assert await accounts.open_session(who, "provider") is None
     assert await accounts.session(session) is None
     assert await accounts.use_link(link) is None
+    assert await accounts.new_link(who) is None
     assert not await accounts.set_password(who, "lin.xiaoxi", PASSWORD, keep=session)
     assert await accounts.check("another", PASSWORD) == other
     owner = await connect(registration.dsn, "owner")
@@ -365,16 +370,19 @@ async def test_an_erasure_takes_login_sessions_and_links_with_it_and_the_person_
     await owner.close()
 
 
+async def waits_for_a_lock(registration: Registration) -> bool:
+    waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    owner = await connect(registration.dsn, "owner")  # To anybody else PostgreSQL does not say what a session waits for.
+    found = bool(await owner.fetchval(waiting))
+    await owner.close()
+    return found
+
+
 @pytest.mark.parametrize("begun", ["a password is being set", "a password is being checked", "a link is being used"])
 async def test_who_signs_in_in_the_moment_of_the_erasure_is_met_by_it(registration: Registration, begun: str) -> None:
     who = uuid4()
     await signing_in(registration, who, "lin.xiaoxi")
     owner = await connect(registration.dsn, "owner")
-
-    async def waits_for_a_lock() -> bool:
-        waiting = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
-        return bool(await owner.fetchval(waiting))
-
     statement, *said = {
         "a password is being set": ("SELECT digest FROM signin.session WHERE person_id = $1 ORDER BY digest FOR UPDATE", who),
         "a password is being checked": ("SELECT FROM signin.account WHERE person_id = $1 FOR SHARE", who),
@@ -392,12 +400,81 @@ async def test_who_signs_in_in_the_moment_of_the_erasure_is_met_by_it(registrati
         async with connection.transaction():
             await connection.execute(statement, *said)
             forgetting = asyncio.create_task(forget())
-            await until(waits_for_a_lock)
+            await until(lambda: waits_for_a_lock(registration))
             await connection.execute(renamed if begun == "a password is being set" else opened, who)
         await forgetting
     for table in ("account", "session", "link"):
         assert not await owner.fetch(f"SELECT FROM signin.{table} WHERE person_id = $1", who), table
     await owner.close()
+
+
+async def destroy_and_forget(registration: Registration, who: UUID, at: asyncio.Event, until_said: asyncio.Event) -> None:
+    """The erasure as `withdrawals` does it, in one transaction; it says when the key is destroyed, and then waits to be told to go on."""
+    async with registration.pool.acquire() as connection, connection.transaction():
+        await registration.keys.destroy(who, connection)
+        at.set()
+        await until_said.wait()
+        for each in FORGET:
+            await connection.execute(each, who)
+
+
+@pytest.mark.parametrize("way", ["the provider", "a link", "a new link"])
+async def test_who_comes_in_the_moment_of_the_erasure_waits_for_it_and_is_not_let_in(registration: Registration, way: str) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+    accounts = Accounts(registration.pool)
+    link = await accounts.new_link(who)
+    assert link is not None
+    destroyed, go_on = asyncio.Event(), asyncio.Event()
+    erasing = asyncio.create_task(destroy_and_forget(registration, who, destroyed, go_on))
+    await destroyed.wait()
+    comes: Mapping[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        "the provider": lambda: accounts.open_session(who, "provider"),
+        "a link": lambda: accounts.use_link(link),
+        "a new link": lambda: accounts.new_link(who),
+    }
+    coming = asyncio.create_task(comes[way]())
+    await until(lambda: waits_for_a_lock(registration))
+    go_on.set()
+    await erasing
+    assert await coming is None
+    for table in ("session", "link"):
+        assert not await registration.pool.fetch(f"SELECT FROM signin.{table} WHERE person_id = $1", who), table
+
+
+async def test_who_has_just_been_let_in_is_waited_for_by_the_erasure_and_their_session_ends(registration: Registration) -> None:
+    await adopt(registration)
+    (who,) = await people(registration, 1)
+    destroyed, go_on = asyncio.Event(), asyncio.Event()
+    go_on.set()
+    opened = (
+        "INSERT INTO signin.session (digest, person_id, way, expires_at) VALUES ('k', $1, 'provider', clock_timestamp() + interval '1 h')"
+    )
+    async with registration.pool.acquire() as connection, connection.transaction():
+        assert await is_there(who, connection)
+        erasing = asyncio.create_task(destroy_and_forget(registration, who, destroyed, go_on))
+        await until(lambda: waits_for_a_lock(registration))
+        await connection.execute(opened, who)
+    await erasing
+    assert not await registration.pool.fetch("SELECT FROM signin.session WHERE person_id = $1", who)
+
+
+async def test_who_was_erased_holds_no_role_any_more_and_is_given_none(registration: Registration) -> None:
+    await adopt(registration)
+    who, other = await people(registration, 2)
+    kiosk, leader = ({"role": role, "unit_code": UNIT} for role in ("kiosk", "activity_leader"))
+    for person, role in ((who, kiosk), (who, leader), (other, kiosk)):
+        assert code_of(await registration.ask("grant_role", body(**role), BUREAU, person_id=person)) is None
+    await registration.ask("withdraw_role", body(**leader, reason="调岗"), BUREAU, person_id=who)
+    await registration.catch_up()
+    await erase(registration, who)
+    assert code_of(await registration.ask("grant_role", body(**leader), BUREAU, person_id=who)) is None  # Not heard of yet.
+    await registration.catch_up()
+    assert code_of(await registration.ask("grant_role", body(**leader), BUREAU, person_id=who)) == "person_erased"
+    said = [each.event for each in await registration.facts_from_the_start()]
+    assert [each.role for each in said if isinstance(each, RoleWithdrawn) and each.person_id == who].count("kiosk") == 1
+    held = {(row["person_id"], row["role"]): row["is_held"] for row in await registration.rows(programmes.ROLES, AUDITOR)}
+    assert held == {(who, "kiosk"): False, (who, "activity_leader"): False, (other, "kiosk"): True}
 
 
 async def test_an_erasure_empties_the_read_tables_also_while_the_person_s_key_is_parked_there(registration: Registration) -> None:

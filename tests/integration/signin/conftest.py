@@ -22,6 +22,7 @@ from shared.migrate import Roles
 from shared.postgres import open_pool
 from tests.e2e.stack import Stack, command
 from tests.forks.children import python
+from tests.integration.erasing import destroy_key
 from tests.integration.signin.browser import Browser
 from tests.loopback import NO_TLS
 
@@ -93,13 +94,21 @@ class Site(Stack):
         async with open_pool(self.dsn("registration"), "test", 1, role=Roles(self.database("registration")).app) as pool:
             return f"{self.registration}/sign-in/link?key={await Accounts(pool).new_link(person)}"
 
-    def typed_link(self, person: UUID) -> str:
-        """The same, as an operator gets it."""
-        done = subprocess.run(
-            [python(), "-m", "services.registration", "sign-in-link", str(person)], cwd=CHECKOUT, timeout=60, check=True,
+    async def erase(self, person: UUID) -> None:
+        """Registration has destroyed the person's key, as `withdrawals` does."""
+        async with open_pool(self.dsn("registration"), "test", 1, role=Roles(self.database("registration")).app) as pool:
+            await destroy_key(pool, person)
+
+    def asked_for_a_link(self, person: UUID) -> "subprocess.CompletedProcess[str]":
+        """An operator asks for a link."""
+        return subprocess.run(
+            [python(), "-m", "services.registration", "sign-in-link", str(person)], cwd=CHECKOUT, timeout=60, check=False,
             env={**os.environ, **self.environment("registration")}, capture_output=True, text=True,
         )  # fmt: skip
-        return done.stdout.strip().splitlines()[-1]
+
+    def typed_link(self, person: UUID) -> str:
+        """The same, as an operator gets it."""
+        return self.asked_for_a_link(person).stdout.strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

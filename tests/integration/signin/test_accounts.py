@@ -145,6 +145,17 @@ async def test_a_session_ends_by_itself(site: Site, browser: Browser) -> None:
         assert "/sign-in?" in str((await browser.open(f"{site.registration}/account")).url), column
 
 
+async def test_who_was_erased_is_given_no_link_and_one_of_before_signs_nobody_in(site: Site, browser: Browser) -> None:
+    person = uuid4()
+    before = await site.link(person)
+    await site.erase(person)
+    asked = site.asked_for_a_link(person)
+    assert (asked.returncode, "the data of this person were erased" in asked.stderr, "sign-in/link" in asked.stdout) == (1, True, False)
+    await browser.open(before)
+    answer = await browser.submit("/sign-in/link")
+    assert (answer.status_code, "link_used" in answer.text) == (410, True)
+
+
 async def test_no_cookie_can_be_read_by_a_script_or_is_brought_along_by_another_sites_form(site: Site, browser: Browser) -> None:
     await linked(browser, site, uuid4())
     answers = [await browser.client.get(f"{site.registration}{path}") for path in ("/sign-in", "/?lang=en")]

@@ -66,6 +66,16 @@ async def test_who_one_is_follows_from_the_providers_word_and_stays_the_same(sit
         assert str(provider.person_of("berta")) in (await signed_in(another, site, "berta")).text
 
 
+async def test_whom_the_provider_knows_and_whose_data_were_erased_is_not_signed_in_as_who_they_were(
+    site: Site, provider: Provider, browser: Browser
+) -> None:
+    await site.erase(provider.person_of("dora"))
+    answer = await signed_in(browser, site, "dora")
+    assert (answer.status_code, "sign_in_erased" in answer.text) == (410, True)
+    assert not [each for each in browser.client.cookies.jar if each.name in {"leifeng_session", "leifeng_token"} and each.value]
+    assert "/sign-in?" in str((await browser.open(f"{site.registration}/account")).url)
+
+
 async def test_what_comes_back_counts_once_and_in_the_browser_that_went(site: Site, provider: Provider, browser: Browser) -> None:
     await signed_in(browser, site, "clara")
     async with Browser() as another:
