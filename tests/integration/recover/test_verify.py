@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 
 from deploy.local.kafka import LocalKafka
+from shared import kafka
 from shared.envelope import record_of
 from shared.postgres import connect
+from shared.relay.readback import reading
 from shared.relay.steps import START, chained
-from shared.verify import DIFFERENCES_MAX, Verified, verify
+from shared.verify import DIFFERENCES_MAX, Verified, _Checker, _Topic, verify
 from tests.conftest import Databases
 from tests.integration.relay.conftest import SERVICE, Log, Raw, opened, raw, until
 
@@ -85,6 +87,23 @@ async def records(log: Log) -> list[Raw]:
 async def test_a_log_and_its_copy_are_the_same(log: Log) -> None:
     found = await verified(log)
     assert (found.events, found.records, found.differences, found.notes) == (EVENTS, EVENTS, [], [])
+
+
+async def test_what_is_appended_and_published_while_it_reads_is_no_difference(log: Log) -> None:
+    async with log.relaying():
+        await log.append(COMMANDS)
+        await until(lambda: log.is_whole(EVENTS + COMMANDS))
+    connection = await connect(log.dsn, "verify", default_transaction_read_only="on")
+    topic = kafka.topic_name(log.prefix, f"{SERVICE}.events")
+    try:
+        log_id = await connection.fetchval("SELECT log_id FROM es.log")
+        checker = _Checker(connection, SERVICE, log_id, EVENTS, lambda _: None)  # Head and end as they were before.
+        async with reading(log.servers, topic, "verify") as consumer:
+            await _Topic(checker, consumer, topic, log_id, 0, EVENTS).read(EVENTS)
+            await checker.finish()
+    finally:
+        await connection.close()
+    assert (checker.found.events, checker.found.records, said(checker.found)) == (EVENTS, EVENTS, [])
 
 
 async def test_one_bit_in_each_header_and_in_a_payload_and_a_key_in_kafka_is_named(log: Log) -> None:
