@@ -136,10 +136,10 @@ class Secured:
     """A broker that asks who one is: `properties` are added to the others and overrule them, `users` are those it is formatted with."""
 
     properties: str
-    users: Mapping[str, str] = field(repr=False)
+    users: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Passwords by user, for SCRAM-SHA-512. They reach the format's command line: for tests only."""
-    context: ssl.SSLContext
-    """How it is asked over TLS whether it is up."""
+    context: ssl.SSLContext | None = None
+    """How it is asked over TLS whether it is up; None where `BROKER` is left in plain text."""
 
 
 class LocalKafka:

@@ -537,7 +537,6 @@ async def test_no_view_shows_a_name_or_a_number_beyond_its_mask(reader: "asyncpg
 async def test_the_clear_name_is_there_for_who_may_see_it_so_the_mask_is_what_hides_it(stack: Stack, scene: Scene) -> None:
     schemas = await stack.sql("registration", r"SELECT nspname FROM pg_namespace WHERE nspname LIKE 'views\_%'")
     clear = [
-        await stack.sql("registration", f"SELECT name FROM {name}.volunteers WHERE volunteer_id = $1", scene.eve.id)
-        for (name,) in schemas
+        await stack.sql("registration", f"SELECT name FROM {name}.volunteers WHERE volunteer_id = $1", scene.eve.id) for (name,) in schemas
     ]
     assert (scene.eve.name,) in [tuple(row) for rows_ in clear for row in rows_]

@@ -16,10 +16,13 @@ from deploy.local.children import Child
 from deploy.local.environment import HOST, SERVICES
 from deploy.local.kafka import LocalKafka, Node, free_ports
 from deploy.local.postgres import SUPERUSER, LocalPostgres, _account, _binaries
+from shared.acls import user_of
+from shared.contracts.rights import CREATOR
 from shared.contracts.topics import TOPICS
 from shared.kafka import LOST_ERRORS, cluster_as_declared
 from tests.faults.proxy import Proxies, Proxy
 from tests.faults.system import System, until
+from tests.faults.users import DOORS, OPERATORS, Users
 
 NODES: Final = 3
 ROLES: Final = ("api", "api-2", "worker", "worker-2")
@@ -35,13 +38,14 @@ class Cluster(System):
     """Made by `cluster`. Processes reach their servers through `proxies`, the harness goes straight to them."""
 
     def __init__(
-        self, folder: Path, servers: dict[str, LocalPostgres], kafka: LocalKafka, proxies: Proxies, ways: Mapping[str, Proxy]
+        self, folder: Path, servers: dict[str, LocalPostgres], kafka: LocalKafka, users: Users, proxies: Proxies, ways: Mapping[str, Proxy]
     ) -> None:
         self.postgres_of = servers
         """By service; another one after a failover."""
         self.standby_of: dict[str, LocalPostgres] = {}
         """Synchronous standbys by service."""
         super().__init__(folder, servers[SERVICES[0]], kafka)
+        self.users = users
         to_postgres = {name: proxies.edge(f"{name}/postgres", servers[name.partition("-")[0]].port) for name in PROCESSES}
         self.proxies: Mapping[str, Proxy] = {**{f"{name}/postgres": edge for name, edge in to_postgres.items()}, **ways}
         """The edges `<process>/postgres` and `<service>/kafka-<node>`: a service's processes share their ways to Kafka."""
@@ -51,17 +55,20 @@ class Cluster(System):
         """The PostgreSQL of a service."""
         return self.postgres_of[service]
 
-    def environment(self, service: str) -> dict[str, str]:
-        """The settings of one service, and of one process while it is made: that one connects through its own edges."""
+    def environment(self, service: str, command: str = "") -> dict[str, str]:
+        """The settings of one service, of one of its commands, and of a process while it is made: that one connects through its own edges.
+
+        Who migrates makes topics: that takes another user of Kafka's.
+        """
         settings = super().environment(service)
         edge = self.proxies.get(f"{self._being_made}/postgres")
         port, database = edge.port if edge else self.server(service).port, self.database(service)
         settings[f"{service.upper()}_POSTGRES_DSN"] = f"postgresql://{database}@{HOST}:{port}/{database}"
         settings[f"{service.upper()}_POSTGRES_PASSWORD_FILE"] = str(self.keys.database_password_file(service))
-        if edge:
-            brokers = [self.proxies[f"{service}/kafka-{node}"] for node in range(len(self.kafka.nodes))]
-            settings[f"{service.upper()}_KAFKA_SERVERS"] = ",".join(f"{HOST}:{each.port}" for each in brokers)
-        return settings
+        migrates = "migrate" in (command, self._being_made.partition("-")[2])
+        door = service.upper() if edge else OPERATORS
+        brokers = [f"{HOST}:{led_to}" for _, led_to in (node.doors[door] for node in self.kafka.nodes)]
+        return settings | self.users.settings(service, CREATOR if migrates else service, self.prefix, brokers)
 
     def edges(self, service: str, kind: str) -> list[Proxy]:
         """The edges of a service to `postgres` or to `kafka`."""
@@ -73,6 +80,14 @@ class Cluster(System):
             each.heal()
 
     # -- Kafka
+
+    def kafka_user(self, service: str) -> str:
+        """As whom a service comes into Kafka."""
+        return user_of(self.prefix, service)
+
+    async def admit(self) -> None:
+        """Makes the users of Kafka, with what they may do: in one that is new, and in one that has lost everything."""
+        await self.users.admit(self.kafka, self.prefix)
 
     async def brokers_in_sync(self, within: float = IN_SYNC_WITHIN_S) -> float:
         """Until every topic has all its copies in sync; the seconds that it took."""
@@ -161,7 +176,8 @@ async def cluster(folder: Path, class_path: str, seed: int, *, small: bool = Fal
         proxies = Proxies(folder, seed)
         ends.callback(proxies.close)
         nodes, ways = _nodes(proxies, 1 if small else NODES)
-        kafka = LocalKafka(folder / "kafka", class_path, nodes=nodes)
+        users = Users(folder / "users")
+        kafka = LocalKafka(folder / "kafka", class_path, nodes=nodes, secured=users.brokers())
         ends.callback(kafka.remove)
         for node in range(len(nodes)):
             kafka.launch(node)
@@ -173,11 +189,12 @@ async def cluster(folder: Path, class_path: str, seed: int, *, small: bool = Fal
         for server in made_servers:
             server.wait_until_up()
         servers = dict(zip(SERVICES, cycle(made_servers), strict=False))
-        made = Cluster(folder, servers, kafka, proxies, ways)
+        made = Cluster(folder, servers, kafka, users, proxies, ways)
         ends.callback(_remove_later_servers, made)
         ends.callback(made.stop)
         for node in range(len(nodes)):
             kafka.wait_until_up(node)
+        await made.admit()
         made.migrate()
         if not small:
             await made.follow(STANDBY_OF)
@@ -187,8 +204,11 @@ async def cluster(folder: Path, class_path: str, seed: int, *, small: bool = Fal
 
 
 def _nodes(proxies: Proxies, count: int) -> tuple[Sequence[Node], Mapping[str, Proxy]]:
-    """Each node has a listener for each service, behind a proxy: what a broker says of itself to a service leads through it."""
-    ports = iter(free_ports(count * (2 + len(SERVICES))))
+    """Each node has a listener for each service, behind a proxy: what a broker says of itself to a service leads through it.
+
+    One more is for commands that somebody types, without a proxy.
+    """
+    ports = iter(free_ports(count * (2 + len(DOORS))))
     nodes, ways = [], {}
     for node in range(count):
         doors = {}
@@ -196,6 +216,8 @@ def _nodes(proxies: Proxies, count: int) -> tuple[Sequence[Node], Mapping[str, P
             port = next(ports)
             ways[f"{service}/kafka-{node}"] = way = proxies.edge(f"{service}/kafka-{node}", port)
             doors[service.upper()] = (port, way.port)
+        port = next(ports)
+        doors[OPERATORS] = (port, port)
         nodes.append(Node(next(ports), next(ports), doors))
     return nodes, ways
 

@@ -103,6 +103,7 @@ BY_FAULT = {
     "F35.1": "key-encryption key rotated",
     "F35.2": "signing key rotated",
     "F35.3": "password refused in between",
+    "F35.4": "Kafka password refused in between",
     "F36.4": "erased during a rebuild",
     "F36.5": "erased during a rebuild",
     "F36.6": "erased behind a parked key",

@@ -5,10 +5,9 @@ import json
 import shutil
 import signal
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -18,7 +17,7 @@ from shared.contracts.topics import SUBSCRIPTIONS
 from shared.kafka import only_partition
 from tests.faults.cluster import NODES, Cluster
 from tests.faults.nemesis.fault import BOTH, ONLY_LONG, Fault, Scene
-from tests.faults.nemesis.operators import operate
+from tests.faults.nemesis.operators import ordered
 from tests.faults.nemesis.processes import shown
 from tests.faults.system import until
 
@@ -115,13 +114,17 @@ async def _all_killed(scene: Scene) -> None:
 
 
 async def _all_lost(scene: Scene) -> None:
-    """All at once, and every log with them: the topics are made anew and filled from the stores."""
+    """All at once, and every log, user and right with them: users and topics are made anew by an operator, and filled from the stores."""
 
     def forget() -> None:
         for node in range(NODES):
             shutil.rmtree(_data(scene.cluster, node))
 
-    await _all_down(scene, forget)
+    async def make_anew() -> None:
+        await scene.cluster.admit()
+        await asyncio.gather(*(ordered(scene, service, "migrate") for service in SERVICES))
+
+    await _all_down(scene, forget, make_anew)
     scene.happened["all of Kafka's data lost"] += 1
 
 
@@ -140,7 +143,7 @@ async def _truncated(scene: Scene) -> None:
     scene.happened["log truncated"] += 1
 
 
-async def _all_down(scene: Scene, change: Any) -> None:
+async def _all_down(scene: Scene, change: Callable[[], None], then: Callable[[], Awaitable[None]] | None = None) -> None:
     nodes = range(NODES)
     with _commands_unaffected(scene):
         await asyncio.gather(*(asyncio.to_thread(scene.cluster.kafka.kill, node) for node in nodes))
@@ -149,6 +152,8 @@ async def _all_down(scene: Scene, change: Any) -> None:
             change()
         finally:
             await _start(scene.cluster, nodes)
+        if then is not None:
+            await then()
         await scene.cluster.brokers_in_sync()
 
 
@@ -172,20 +177,20 @@ async def _beyond_the_end(scene: Scene) -> None:
     """A consumer remembers the offset of another Kafka, far beyond the end, and nobody says anything new: it finds what it lacks."""
     service = scene.random.choice(_ASKED_WHATEVER_HAPPENS)
     cluster, clients = scene.cluster, scene.clients
-    await _ordered(scene, service, "pause")
+    await _role(scene, service, "pause")
     try:
         await scene.answers(ANSWERS_MEANWHILE, service=service)
         clients.going_on.clear()
         await until(lambda: not clients.open, ANSWERED_WITHIN_S, "an answer to what was asked")
         ((head,),) = await cluster.sql(service, "SELECT max(position) FROM es.event")
         assert await cluster.sql(service, _MOVED_BEYOND_THE_END, service, head), "the views lack nothing"
-        await _ordered(scene, service, "resume")
+        await _role(scene, service, "resume")
         took = await shown(scene, service, head, within=NOTICED_WITHIN_S)
         print(f"the views of {service} had an offset beyond the end: all was shown after {took:.1f} s")
         scene.happened["offset beyond the end"] += 1
     finally:
         clients.going_on.set()
-        await _ordered(scene, service, "resume")
+        await _role(scene, service, "resume")
 
 
 _MOVED_BEYOND_THE_END = """
@@ -196,9 +201,8 @@ _ASKED_WHATEVER_HAPPENS = ("registration", "recognition")
 """The clerks go on there while some read model stands still."""
 
 
-async def _ordered(scene: Scene, service: str, what: str) -> None:
-    code, said = await operate(scene, service, "role", what, "views", "--reason", "a fault of the harness")
-    assert code == 0, said
+async def _role(scene: Scene, service: str, what: str) -> None:
+    await ordered(scene, service, "role", what, "views", "--reason", "a fault of the harness")
 
 
 async def _rewind(cluster: Cluster, group: str, topic: str) -> None:

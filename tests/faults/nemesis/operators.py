@@ -19,7 +19,7 @@ PARKED_WITHIN_S = 30.0
 
 async def operate(scene: Scene, service: str, *command: str) -> tuple[int, str]:
     """One of the service's commands, as an operator gives it: its exit code and what it said. Fails when it does not end in time."""
-    environment = {**os.environ, **scene.cluster.environment(service)}
+    environment = {**os.environ, **scene.cluster.environment(service, command[0])}
     process = await asyncio.create_subprocess_exec(
         python(), "-m", f"services.{service}", *command,
         cwd=CHECKOUT, env=environment, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,

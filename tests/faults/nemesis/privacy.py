@@ -21,7 +21,7 @@ from tests.faults.invariants import need
 from tests.faults.nemesis.fault import BOTH, Fault, Scene
 from tests.faults.nemesis.network import LISTS
 from tests.faults.nemesis.operators import operate, ordered
-from tests.faults.nemesis.processes import counted, shown
+from tests.faults.nemesis.processes import applied, counted, shown
 from tests.faults.system import until
 from tests.faults.world import BUREAU
 from tests.loopback import NO_TLS
@@ -173,6 +173,44 @@ async def password_rotated(scene: Scene) -> None:
         raise AssertionError(f"the old password of {owner} counts")
 
 
+async def kafka_password_rotated(scene: Scene) -> None:
+    """The brokers hold a new password of a service before its file does: who connects meanwhile waits; then everybody comes in anew."""
+    service, cluster = scene.random.choice(SERVICES), scene.cluster
+    file, user = cluster.users.password_file(service), cluster.kafka_user(service)
+    old, new = cluster.users.password(service), secrets.token_hex(24)
+    logs = [cluster.processes[name].log for name in (f"{service}-worker", f"{service}-worker-2")]
+    with _nobody_is_turned_away(scene):
+        try:
+            await cluster.users.change(cluster.kafka, user, old, new)
+            since = [log.stat().st_size for log in logs]
+            for edge in cluster.edges(service, "kafka"):
+                edge.reset()
+
+            def is_refused() -> bool:
+                return any(_says(log, size, "PasswordRefusedError", file.name) for log, size in zip(logs, since, strict=True))
+
+            await until(is_refused, FIRST_ANSWER_WITHIN_S, f"the password of {user} refused")
+            scene.happened["Kafka password refused in between"] += 1
+            await scene.answers(10, service=service)
+        finally:
+            write_secret(file, f"{new}\n")
+        took = await _all_come_in_anew(scene, service)
+        print(f"{service} published, read and heard of all logs {took:.1f} s after its file had the new password of {user}")
+        await scene.answers(10)
+    assert not any(await cluster.users.lets_in(cluster.kafka, user, old)), f"the old password of {user} counts"
+    scene.happened["Kafka password rotated"] += 1
+
+
+async def _all_come_in_anew(scene: Scene, service: str) -> float:
+    """Until the relay, the views and the reader of heads of a service have done something that was not there to do before; the seconds."""
+    ((head, now),) = await scene.cluster.sql(service, "SELECT max(position), clock_timestamp() FROM es.event")
+
+    async def have() -> bool:
+        return await applied(scene, service) >= head and not await scene.cluster.sql(service, _HEARD_LAST_BEFORE, now)
+
+    return await until(have, READ_AGAIN_WITHIN_S, f"{service} back in Kafka")
+
+
 # -- F36: a person is erased at a bad moment
 
 
@@ -320,6 +358,7 @@ async def _waiting(scene: Scene, number: int, events: int) -> bool:
 _WRAPPED = "SELECT DISTINCT wrapped_by FROM keys.person WHERE wrapped IS NOT NULL"
 _END_IDLE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND state = 'idle' AND application_name LIKE $2"
 _END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"
+_HEARD_LAST_BEFORE = "SELECT FROM consumer.head WHERE seen_at <= $1"
 _TABLES_ABOUT = """
     SELECT table_name FROM information_schema.columns
     WHERE table_schema = $1 AND column_name = 'volunteer_id' AND table_name <> 'erasures' ORDER BY 1
@@ -330,6 +369,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("F35.1", "key-encryption key rotated", 30, True, BOTH, key_encryption_key_rotated),
     Fault("F35.2", "signing key rotated", 30, True, BOTH, signing_key_rotated),
     Fault("F35.3", "database password rotated", 30, False, BOTH, password_rotated),
+    Fault("F35.4", "Kafka password rotated", 30, True, BOTH, kafka_password_rotated),
     Fault("F36.4", "erased while names are built anew", 15, True, BOTH, partial(erased_during_a_rebuild, services=("registration",))),
     Fault(
         "F36.5", "erased while hours or stars are built anew", 15, True, BOTH,

@@ -11,13 +11,12 @@ import pytest
 
 from deploy.local.kafka import HOST, LocalKafka, Node, free_ports
 from deploy.local.kafka import Secured as SecuredBroker
-from deploy.local.places import CHECKOUT
 from shared import acls
 from shared.contracts.rights import PRINCIPALS
 from shared.settings import Secured
 from tests.integration.secured.authority import Authority
+from tests.integration.secured.shipped import shipped_properties
 
-PROPERTIES = CHECKOUT / "deploy" / "kafka" / "secured.properties"
 ADMIN = "admin"
 PREFIXES = ("", "north.", "south.")
 """Installations on one cluster: services run in the first, everything is tried in the others."""
@@ -79,12 +78,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory, kafka_class_path: str) -> I
     """Configured by deploy/kafka/secured.properties; its users have no rights yet."""
     folder = tmp_path_factory.mktemp("secured")
     authority = Authority(folder / "authority", "Invented CA")
-    certificate, key = authority.issue("broker", HOST)
-    both = secret(folder / "broker.pem", key.read_text() + certificate.read_text())
-    properties = PROPERTIES.read_text(encoding="utf-8")
-    for name, path in (("broker.pem", both), ("ca.pem", authority.ca_file)):
-        assert f"/etc/kafka/secrets/{name}" in properties
-        properties = properties.replace(f"/etc/kafka/secrets/{name}", str(path))
     passwords = {
         name: f"hush-{secrets.token_hex(12)}" for name in (ADMIN, *(f"{prefix}{each}" for prefix in PREFIXES for each in PRINCIPALS))
     }
@@ -93,7 +86,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory, kafka_class_path: str) -> I
     port, controller, internal = free_ports(3)
     nodes = [Node(port, controller, {"INTERNAL": (internal, internal)})]
     context = ssl.create_default_context(cafile=authority.ca_file)
-    server = LocalKafka(folder / "kafka", kafka_class_path, nodes=nodes, secured=SecuredBroker(properties, passwords, context))
+    server = LocalKafka(
+        folder / "kafka", kafka_class_path, nodes=nodes, secured=SecuredBroker(shipped_properties(authority, folder), passwords, context)
+    )
     server.start()
     yield Broker(server, authority, folder, passwords, f"{HOST}:{internal}")
     server.remove()

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import httpx
 import pytest
 
 from deploy.local.environment import SERVICES
+from deploy.local.kafka import _java_program
 from deploy.local.places import CHECKOUT
 from deploy.local.postgres import LocalPostgres
 from shared.contracts.rights import CREATOR
+from shared.credentials import PasswordRefusedError, why_not
 from shared.privacy.keyfile import read_ring
 from tests.e2e.stack import Stack, command
 from tests.e2e.stage import Stage, accepted, on, rows
@@ -143,27 +146,71 @@ async def test_doctor_names_a_user_who_may_too_much_or_too_little_and_a_password
     assert (nobody.code, "as the cluster's administrator" in nobody.out) == (2, True), nobody.out
 
 
-async def test_the_runbook_gives_the_rights_and_makes_the_topics(stage: Stage, stack: SecuredStack, broker: Broker) -> None:
-    page = (CHECKOUT / "deploy" / "runbooks" / "acls.md").read_text(encoding="utf-8")
+RIGHTS, PASSWORD = (CHECKOUT / "deploy" / "runbooks" / "acls.md").read_text(encoding="utf-8").split("**To change a password.**")
+
+
+async def typed(page: str, stack: SecuredStack, broker: Broker, folder: Path) -> list[str]:
+    """What the commands of a page say, each as it is written there, typed in `folder`, where Kafka's own tool is."""
     outs = []
     for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL):
         process = await asyncio.create_subprocess_exec(
-            "bash", "-euc", block, cwd=stack.folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            "bash", "-euc", block, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             env={
                 **os.environ, **stack.environment("registration"), "PYTHONPATH": str(CHECKOUT),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "PATH": os.pathsep.join((str(folder), str(Path(sys.executable).parent), os.environ["PATH"])),
                 "ADMIN_PASSWORD_FILE": str(broker.folder / "admin.password"),
                 "CREATOR_PASSWORD_FILE": str(broker.folder / "creator.password"),
+                "NEW_PASSWORD_FILE": str(folder / "new"),
             },
         )  # fmt: skip
         async with asyncio.timeout(120):
             out, _ = await process.communicate()
         assert process.returncode == 0, f"{block}\n{out.decode()}"
         outs.append(out.decode())
-    printed, applied, _, doctor = outs
+    return outs
+
+
+def put_kafkas_tool(folder: Path, broker: Broker, class_path: str) -> None:
+    """`kafka-configs.sh` as Kafka ships it, from the jars that are here; and how the administrator comes in by it."""
+    tool = folder / "kafka-configs.sh"
+    tool.write_text(f'#!/bin/sh\nexec "{_java_program()}" -cp "{class_path}" kafka.admin.ConfigCommand "$@"\n')
+    tool.chmod(0o700)
+    login = "org.apache.kafka.common.security.scram.ScramLoginModule required"
+    lines = (
+        "security.protocol=SASL_SSL", "sasl.mechanism=SCRAM-SHA-512", "ssl.truststore.type=PEM",
+        f"ssl.truststore.location={broker.authority.ca_file}",
+        f'sasl.jaas.config={login} username="{ADMIN}" password="{broker.passwords[ADMIN]}";',
+    )  # fmt: skip
+    secret(folder / "admin.properties", "\n".join(lines))
+
+
+async def test_the_runbook_gives_the_rights_and_makes_the_topics(stage: Stage, stack: SecuredStack, broker: Broker, tmp_path: Path) -> None:
+    printed, applied, _, doctor = await typed(RIGHTS, stack, broker, tmp_path)
     assert "--allow-principal 'User:hours' --operation DescribeConfigs --operation Read --operation Write --topic 'hours.events'" in printed
     assert "0 given, 0 taken away" in applied
     assert "ok    rights: registration may do in Kafka what registration needs" in doctor
+
+
+async def test_the_runbook_changes_a_password_in_kafka_while_everything_runs(
+    stage: Stage, stack: SecuredStack, broker: Broker, kafka_class_path: str, tmp_path: Path
+) -> None:
+    who, old, new = broker.as_("registration"), broker.passwords["registration"], "hush-rotated-by-the-book"
+    pids = {name: child.pid for name, child in stack.processes.items()}
+    put_kafkas_tool(tmp_path, broker, kafka_class_path)
+    secret(tmp_path / "new", new)
+    try:
+        *_, healthy = await typed(PASSWORD, stack, broker, tmp_path)
+        assert "ok    rights: registration may do in Kafka what registration needs" in healthy
+        assert not (tmp_path / "new.properties").exists()
+        assert (broker.folder / "registration.password").read_text().strip() == new
+        assert isinstance(await why_not(replace(who, password_file=secret(tmp_path / "old", old))), PasswordRefusedError)
+        assert await why_not(replace(who, password_file=tmp_path / "new")) is None
+        await stage.volunteer("孙大河")
+        await stack.settled(60)
+    finally:
+        await set_password(broker.as_(ADMIN), "registration", old)
+        secret(broker.folder / "former", old).replace(broker.folder / "registration.password")
+    assert {name: child.pid for name, child in stack.processes.items() if child.running()} == pids
 
 
 async def test_a_secret_that_is_open_to_everybody_keeps_a_process_from_starting(stack: SecuredStack, tmp_path: Path) -> None:
