@@ -27,6 +27,7 @@ from deploy.local.trouble import Trouble
 HOST: Final = "127.0.0.1"
 _PORTS: Final = (12_000, 20_000)
 _draw: Final = random.SystemRandom()
+_given_out: Final = set[int]()
 _JVM: Final = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:aot*=off", "-Djava.awt.headless=true")
 _LOGGING: Final = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -108,16 +109,17 @@ def free_ports(count: int) -> list[int]:
     """Ports of the loopback address that nobody listens on now.
 
     Below those that the kernel hands out, or a connection of somebody else could take one before its server does; and drawn at random, so
-    that two who draw at the same moment draw different ones.
+    that two who draw at the same moment draw different ones. None is given out twice: its server may not have come up yet.
     """
     ports: list[int] = []
     while len(ports) < count:
         port = _draw.randrange(*_PORTS)
-        if port in ports:
+        if port in _given_out:
             continue
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind((HOST, port))
             ports.append(port)
+            _given_out.add(port)
     return ports
 
 
