@@ -21,7 +21,7 @@ from tests.faults.invariants import need
 from tests.faults.nemesis.fault import BOTH, Fault, Scene
 from tests.faults.nemesis.network import LISTS
 from tests.faults.nemesis.operators import operate, ordered
-from tests.faults.nemesis.processes import applied, counted, shown
+from tests.faults.nemesis.processes import counted, shown
 from tests.faults.system import until
 from tests.faults.world import BUREAU
 from tests.loopback import NO_TLS
@@ -203,12 +203,13 @@ async def kafka_password_rotated(scene: Scene) -> None:
 
 async def _all_come_in_anew(scene: Scene, service: str) -> float:
     """Until the relay, the views and the reader of heads of a service have done something that was not there to do before; the seconds."""
-    ((head, now),) = await scene.cluster.sql(service, "SELECT max(position), clock_timestamp() FROM es.event")
+    async with scene.cluster.asking(service) as asking:
+        ((head, now),) = await asking.fetch("SELECT max(position), clock_timestamp() FROM es.event")
 
-    async def have() -> bool:
-        return await applied(scene, service) >= head and not await scene.cluster.sql(service, _HEARD_LAST_BEFORE, now)
+        async def have() -> bool:
+            return bool(await asking.fetchval(_ARE_BACK, service, head, now))
 
-    return await until(have, READ_AGAIN_WITHIN_S, f"{service} back in Kafka")
+        return await until(have, READ_AGAIN_WITHIN_S, f"{service} back in Kafka", every=0.1)
 
 
 # -- F36: a person is erased at a bad moment
@@ -358,7 +359,10 @@ async def _waiting(scene: Scene, number: int, events: int) -> bool:
 _WRAPPED = "SELECT DISTINCT wrapped_by FROM keys.person WHERE wrapped IS NOT NULL"
 _END_IDLE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1 AND state = 'idle' AND application_name LIKE $2"
 _END_ALL = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1"
-_HEARD_LAST_BEFORE = "SELECT FROM consumer.head WHERE seen_at <= $1"
+_ARE_BACK = """
+    SELECT applied >= $2 AND NOT EXISTS (SELECT FROM consumer.head WHERE seen_at <= $3)
+    FROM consumer.position WHERE consumer = 'views' AND log = $1
+"""
 _TABLES_ABOUT = """
     SELECT table_name FROM information_schema.columns
     WHERE table_schema = $1 AND column_name = 'volunteer_id' AND table_name <> 'erasures' ORDER BY 1
