@@ -90,6 +90,10 @@ class UseCase(Generic[B, L]):
     title_en: str
 
 
+class Nothing(BaseModel):
+    """A command that says all in its address."""
+
+
 class AcknowledgeErasure(BaseModel):
     """确认已清除: what this service held of a person is gone, after the erasure at this position of registration's log."""
 

@@ -13,7 +13,7 @@ from services.hours.domain.account import Account
 from services.hours.domain.attendance import Activity, Attendance, Standing
 from services.hours.domain.day import civil_day, day_of
 from services.hours.domain.policy import HoursPolicies
-from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Plan, UseCase, saying_purged
+from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Nothing, Plan, UseCase, saying_purged
 from shared.clock import CIVIL_ZONE, civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.hours import HoursPolicyAdopted, PersonalDataPurged
@@ -66,10 +66,6 @@ class AdoptHoursPolicy(BaseModel):
     """采用时长规则: the text of a policy file (YAML), such as deploy/sample/hours-policy.yaml."""
 
     file: Annotated[str, Field(min_length=1, max_length=20_000)]
-
-
-class Nothing(BaseModel):
-    """The path says it all: `{}`."""
 
 
 class MissCheckOut(BaseModel):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from services.recognition.domain import policy, star
 from services.recognition.domain.policy import StarPolicies
 from services.recognition.domain.star import Confirmed, Person, Stars
-from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Plan, UseCase, saying_purged
+from shared.application import AcknowledgeErasure, Aggregate, Asked, Claims, Nothing, Plan, UseCase, saying_purged
 from shared.clock import civil_date
 from shared.contracts.event import Refusal, RefusalText
 from shared.contracts.recognition import PersonalDataPurged, StarPolicyAdopted, StarRevocationReason
@@ -57,10 +57,6 @@ class ProposeRevocation(BaseModel):
 
     stars: Annotated[int, Field(ge=1, le=policy.STARS_MAX)]
     reason_code: StarRevocationReason
-
-
-class Nothing(BaseModel):
-    """A command that says all in its address."""
 
 
 class Reassess(BaseModel):

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, StringCons
 
 from services.registration.domain import activity, device, programme, role, volunteer
 from services.registration.programme_file import CODE, FILE_CHARACTERS_MAX, NAMESPACE, read_programme
-from shared.application import AcknowledgeErasure, Aggregate, Asked, Claim, Claims, Plan, UseCase, acknowledging_erasure
+from shared.application import AcknowledgeErasure, Aggregate, Asked, Claim, Claims, Nothing, Plan, UseCase, acknowledging_erasure
 from shared.calendar import working_day_after
 from shared.clock import civil_date, civil_midnight
 from shared.contracts.event import Event, Refusal, RefusalText
@@ -148,10 +148,6 @@ class RecordErasureReceipt(BaseModel):
 
     service: Literal["hours", "recognition"]
     position: int
-
-
-class Nothing(BaseModel):
-    """A command that says all in its address."""
 
 
 class PositionAsked(BaseModel):

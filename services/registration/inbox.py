@@ -14,12 +14,11 @@ from services.registration.application import (
     RELEASE_SEAT,
     WITHDRAW_ROLES_OF_ERASED,
     ExpireOffer,
-    Nothing,
     RecordErasureReceipt,
     ReleaseSeat,
 )
 from services.registration.domain.activity import Person, SeatElsewhere, WordKind
-from shared.application import Command
+from shared.application import Command, Nothing
 from shared.consumer.values import DeadlineCleared, DeadlineSet, Fact, LookUp, NotYetError, Reaction
 from shared.contracts import hours, recognition
 from shared.contracts.registration import (
