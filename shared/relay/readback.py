@@ -70,8 +70,13 @@ class Findings:
 
 @contextlib.asynccontextmanager
 async def reading(servers: Servers, topic: str, client_id: str) -> AsyncIterator[AIOKafkaConsumer]:
-    """A consumer of the topic for the time of a block. Raises kafka.LOST_ERRORS."""
+    """A consumer of the topic for the time of a block; it stands at offset 0 and rests until `read`. Raises kafka.LOST_ERRORS.
+
+    So nothing is under way when somebody seeks, see kafka.LOOK_MILLISECONDS.
+    """
     consumer = await kafka.start_consumer(servers, client_id, topic)
+    consumer.pause(kafka.only_partition(topic))
+    consumer.seek(kafka.only_partition(topic), 0)
     try:
         yield consumer
     finally:

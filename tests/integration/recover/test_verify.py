@@ -123,7 +123,7 @@ async def test_one_bit_in_each_header_and_in_a_payload_and_a_key_in_kafka_is_nam
     assert key is not None
     lying[37] = flipped(key), value, headers
     expected.append("position 38: Kafka (offset 37): the record's key")
-    await log.rewrite(lying)
+    log.rewrite(lying)
     assert said(await verified(log)) == expected
 
 
@@ -131,7 +131,7 @@ async def test_one_bit_in_the_name_of_a_header_is_named(log: Log) -> None:
     lying = await records(log)
     key, value, headers = lying[3]
     lying[3] = key, value, [("ce_actos" if name == "ce_actor" else name, text) for name, text in headers]
-    await log.rewrite(lying)
+    log.rewrite(lying)
     [difference] = said(await verified(log))
     assert difference.startswith("position 4: Kafka (offset 3): ")
     assert difference.endswith("header ce_actor is missing, header 'ce_actos' is not one of ours")
@@ -190,7 +190,7 @@ async def test_a_changed_or_missing_row_is_named(database: Databases, log: Log, 
 
 async def test_what_is_missing_in_kafka_is_named_in_the_middle_and_at_the_end(log: Log) -> None:
     lying = await records(log)
-    await log.rewrite([*lying[:10], *lying[14:20], *lying[21:35]])
+    log.rewrite([*lying[:10], *lying[14:20], *lying[21:35]])
     assert said(await verified(log)) == [
         "position 11: Kafka: the events up to 14 are missing",
         "position 21: Kafka: the event is missing",
@@ -202,7 +202,7 @@ async def test_a_damaged_record_that_was_published_again_is_only_a_note(log: Log
     lying = await records(log)
     key, value, headers = lying[19]
     assert value is not None
-    await log.rewrite([*lying[:19], (key, flipped(value), headers), *lying[20:], *lying[19:]])
+    log.rewrite([*lying[:19], (key, flipped(value), headers), *lying[20:], *lying[19:]])
     found = await verified(log)
     assert found.differences == []
     assert "1 records of the topic that readers pass over (changed)" in found.notes
@@ -212,7 +212,7 @@ async def test_a_topic_that_was_rewritten_to_fit_itself_does_not_fit_the_seals(l
     lying = await records(log)
     sealed = [record_of(headers, value) for _, value, headers in lying]
     changed = [*sealed[:9], replace(sealed[9], actor="kiosk:2"), *sealed[10:]]
-    await log.rewrite([(each.key, each.value, each.headers) for each in chained(START, changed)])
+    log.rewrite([(each.key, each.value, each.headers) for each in chained(START, changed)])
     found = await verified(log)
     assert (found.differences[0].position, found.differences[0].side, found.differences[0].what) == (10, "Kafka", "header ce_actor")
     assert {each.side for each in found.differences} == {"Kafka"}
@@ -220,7 +220,7 @@ async def test_a_topic_that_was_rewritten_to_fit_itself_does_not_fit_the_seals(l
 
 async def test_a_log_that_is_wholly_different_ends_the_search(log: Log) -> None:
     lying = await records(log)
-    await log.rewrite([(key, flipped(value or b""), headers) for key, value, headers in lying])
+    log.rewrite([(key, flipped(value or b""), headers) for key, value, headers in lying])
     found = await verified(log)
     assert len(found.differences) == DIFFERENCES_MAX
     assert found.notes[-1].startswith("stopped")

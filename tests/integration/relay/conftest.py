@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -133,14 +134,21 @@ class Log:
             return await self.read() == list(range(1, head + 1))
         return False
 
-    async def rewrite(self, records: Sequence[Raw]) -> None:
+    def rewrite(self, records: Sequence[Raw]) -> None:
         """Makes the topic anew with these records in it."""
-        await self.delete(self.topic)
-        await self.ensure_topics()
-        await self.put(records)
 
-    async def delete(self, *topics: str) -> None:
+        async def work() -> None:
+            await self._delete(self.topic)
+            await self.ensure_topics()
+            await self.put(records)
+
+        while_others_stand_still(work())
+
+    def delete(self, *topics: str) -> None:
         """Deletes topics with all that they hold."""
+        while_others_stand_still(self._delete(*topics))
+
+    async def _delete(self, *topics: str) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
         await admin.start()
         try:
@@ -162,6 +170,12 @@ class Log:
             await asyncio.gather(*sent)
         finally:
             await kafka.stop(producer)
+
+
+def while_others_stand_still(work: Coroutine[Any, Any, None]) -> None:
+    """Does it in a loop of its own while this one has no turn: a relay in it would make and fill a topic that has just been deleted."""
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(asyncio.run, work).result()
 
 
 async def _is_gone(admin: Any, topic: str) -> bool:

@@ -155,11 +155,11 @@ async def test_a_hole_is_published_again_from_the_hole_to_the_head(log: Log, met
     records = await published(log, 20)
     without = records[:6] + records[7:]
     if not running:
-        await log.rewrite(without)
+        log.rewrite(without)
     async with log.relaying(metrics):
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 20)
-            await log.rewrite(without)
+            log.rewrite(without)
         await noticed(metrics, "hole")
         await until(lambda: log.is_whole(20))
         await until(lambda: sample(metrics, "relay_republished_total") == 14)
@@ -172,11 +172,11 @@ async def test_a_hole_in_a_topic_as_long_as_before_is_noticed_too(log: Log, metr
     records = await published(log, 20)
     as_long = [*records[:6], *records[7:], records[0]]
     if not running:
-        await log.rewrite(as_long)
+        log.rewrite(as_long)
     async with log.relaying(metrics):
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 20)
-            await log.rewrite(as_long)
+            log.rewrite(as_long)
         await noticed(metrics, "hole", "rewritten")
         await until(lambda: log.is_whole(20))
 
@@ -185,7 +185,7 @@ async def test_a_changed_record_counts_as_missing(log: Log, metrics: Metrics) ->
     records = await published(log, 12)
     key, value, headers = records[4]
     assert value is not None
-    await log.rewrite([*records[:4], (key, value.replace(b"n", b"m"), headers), *records[5:11]])
+    log.rewrite([*records[:4], (key, value.replace(b"n", b"m"), headers), *records[5:11]])
     async with log.relaying(metrics):
         await until(lambda: log.is_whole(12))
     assert finding(metrics, "changed") == 1
@@ -196,7 +196,7 @@ async def test_a_lost_tail_is_published_again(log: Log, metrics: Metrics) -> Non
     records = await published(log, 12)
     async with log.relaying(metrics):
         await until(lambda: sample(metrics, "log_published_position") == 12)
-        await log.rewrite(records[:9])
+        log.rewrite(records[:9])
         await noticed(metrics, "lost_tail")
         await until(lambda: log.is_whole(12))
         assert finding(metrics, "lost_tail") == 1
@@ -225,16 +225,19 @@ async def delete_before(log: Log, offset: int) -> None:
 @pytest.mark.parametrize("running", [True, False], ids=["under a relay at work", "while no relay runs"])
 @pytest.mark.parametrize("lost", ["emptied", "all topics gone"])
 async def test_topics_that_were_emptied_or_deleted_are_made_and_filled_again(log: Log, metrics: Metrics, running: bool, lost: str) -> None:
-    async def lose() -> None:
-        await (log.rewrite([]) if lost == "emptied" else log.delete(log.topic, f"{log.prefix}hours.heads"))
+    def lose() -> None:
+        if lost == "emptied":
+            log.rewrite([])
+        else:
+            log.delete(log.topic, f"{log.prefix}hours.heads")
 
     await published(log, 1200)
     if not running:
-        await lose()
+        lose()
     async with log.relaying(metrics):
         if running:
             await until(lambda: sample(metrics, "log_published_position") == 1200)
-            await lose()
+            lose()
         await noticed(metrics, "rewritten", "lost_tail")
         await log.append(30)
         await until(lambda: log.is_whole(1230))
