@@ -35,8 +35,11 @@ _SET_MARK: Final = """
     ON CONFLICT (one) DO UPDATE SET first_offset = excluded.first_offset, record_offset = excluded.record_offset,
         position = excluded.position, hash = excluded.hash
 """
-_LAST_SEAL: Final = "SELECT coalesce(max(position), 0) FROM es.seal"
-_SEALS_BETWEEN: Final = "SELECT position, hash FROM es.seal WHERE position > $1 AND position <= $2"
+_SEALS: Final = """
+    SELECT hash, position FROM es.seal WHERE position > $1 AND position <= $2
+    UNION ALL SELECT ''::bytea, coalesce(max(position), 0) FROM es.seal
+"""
+"""Those of a range; and, with an empty hash, how far is sealed."""
 
 _log = logs.logger()
 
@@ -167,26 +170,30 @@ class ReadBack:
         async with asyncio.timeout(END_SECONDS_MAX):
             first, end = await kafka.offsets(consumer, self._topic)
         place = place or await self._marked() or Place(first, first)
-        if not await self._stands(consumer, place, first, end):
+        found = await self._go_on(consumer, place, first, end)
+        if found is None:
             self._findings.add("rewritten", position=place.link.position, offset=end)
             place = Place(first, first)
-        consumer.seek(kafka.only_partition(self._topic), place.next_offset)
+            consumer.seek(kafka.only_partition(self._topic), first)
+            found = await read(consumer, self._topic, end)
         later = False
-        while found := await read(consumer, self._topic, end):
+        while found:
             if found[0].offset < place.next_offset:  # Made anew under our hands; the next pass begins with it.
                 return Place(found[0].offset, found[0].offset)
-            before = place
-            sealed: int = await self._pool.fetchval(_LAST_SEAL)  # After the read: what a relay has published was sealed before.
-            place, links, verdicts = self._judge(place, found, sealed)
+            after = place.link.position
+            # After the read: what a relay has published was sealed before.
+            seals = {row["hash"]: row["position"] for row in await self._pool.fetch(_SEALS, after, after + len(found))}
+            place, links, verdicts = self._judge(place, found, sealed=seals.pop(b""))
             later = later or Verdict.LATER in verdicts
             self._findings.add("foreign", count=verdicts.count(Verdict.FOREIGN), offset=place.next_offset)
             self._findings.add("changed", count=verdicts.count(Verdict.CHANGED), position=place.link.position + 1)
-            for row in await self._pool.fetch(_SEALS_BETWEEN, before.link.position, place.link.position):
-                if links[row["position"]] != row["hash"]:
-                    await self._diverged(row["position"])
+            for hash_, position in seals.items():
+                if links.get(position, hash_) != hash_:
+                    await self._diverged(position)
                     return Place(first, first)
             if monotonic() - self._saved_at > SAVE_SECONDS:
                 await self._save(place)
+            found = await read(consumer, self._topic, end)
         if place.link.position < published.position and self._board.hole is None:
             self._findings.add("hole" if later else "lost_tail", position=place.link.position + 1, offset=place.next_offset)
             self._board.hole = place.link
@@ -219,15 +226,25 @@ class ReadBack:
             return None
         return Place(row["first_offset"], row["record_offset"] + 1, Link(row["position"], row["hash"]), row["record_offset"])
 
-    async def _stands(self, consumer: AIOKafkaConsumer, place: Place, first: int, end: int) -> bool:
-        """Whether the topic begins where it began, is not shorter, and has at the place the very record that was there."""
+    async def _go_on(self, consumer: AIOKafkaConsumer, place: Place, first: int, end: int) -> list[Found] | None:
+        """What follows the place; None when the topic begins elsewhere, is shorter, or has another record where the link came.
+
+        Read in one go with that record: on a busy machine each question to Kafka may take half a second, and loss is to be noticed in five.
+        """
         if place.first_offset != first or end < place.next_offset:
-            return False
-        if place.link_offset is None:
-            return True
-        consumer.seek(kafka.only_partition(self._topic), place.link_offset)
+            return None
+        partition = kafka.only_partition(self._topic)
+        consumer.seek(partition, place.next_offset if place.link_offset is None else place.link_offset)
         found = await read(consumer, self._topic, end)
-        return bool(found) and found[0].offset == place.link_offset and said_by(self._board.log_id, found[0]) == place.link
+        if place.link_offset is None:
+            return found
+        if not found or found[0].offset != place.link_offset or said_by(self._board.log_id, found[0]) != place.link:
+            return None
+        fresh = [each for each in found if each.offset >= place.next_offset]
+        if fresh or found[-1].offset + 1 >= end:
+            return fresh
+        consumer.seek(partition, place.next_offset)  # Much lies between that is not ours.
+        return await read(consumer, self._topic, end)
 
     async def _save(self, place: Place) -> None:
         if place.link_offset is not None and (self._saved is None or self._saved.link != place.link):

@@ -273,8 +273,9 @@ async def _seal_before(session: Session, position: int) -> Sequence[Row]:
     return (await _seals_between(session, 0, position))[-1:]
 
 
-async def _last_seal(session: Session) -> Sequence[Row]:
-    return [{"coalesce": max((row["position"] for row in session.scan("seal")), default=0)}]
+async def _seals_and_the_last(session: Session, after: int, up_to: int) -> Sequence[Row]:
+    seals = [{"hash": row["hash"], "position": row["position"]} for row in await _seals_between(session, after, up_to)]
+    return [*seals, {"hash": b"", "position": max((row["position"] for row in session.scan("seal")), default=0)}]
 
 
 async def _recorded_at(session: Session, position: int) -> Sequence[Row]:
@@ -495,8 +496,7 @@ STATEMENTS: Final[Mapping[str, Statement]] = {
     relay._COMPARED: _compared,
     readback._MARK: _mark,
     readback._SET_MARK: _set_mark,
-    readback._LAST_SEAL: _last_seal,
-    readback._SEALS_BETWEEN: _seals_between,
+    readback._SEALS: _seals_and_the_last,
     apply._INSERT_POSITION: _insert_position,
     apply._SELECT_POSITION: _select_position,
     apply._MOVE: _move,

@@ -82,8 +82,7 @@ ARGUMENTS: Final[Mapping[str, Arguments]] = {
     relay._COMPARED: lambda _: (1,),
     readback._MARK: lambda _: (),
     readback._SET_MARK: lambda c: (0, position(c), 1 + position(c), digest(c)),
-    readback._LAST_SEAL: lambda _: (),
-    readback._SEALS_BETWEEN: lambda c: (position(c), position(c)),
+    readback._SEALS: lambda c: (position(c), position(c)),
     apply._INSERT_POSITION: lambda c: (consumer(c), log(c)),
     apply._SELECT_POSITION: lambda c: (consumer(c), log(c)),
     apply._MOVE: lambda c: (
@@ -111,7 +110,7 @@ ARGUMENTS: Final[Mapping[str, Arguments]] = {
 }  # fmt: skip
 """`_WAIT_FOR_RECOVERY` is asked last, for it ends the log."""
 
-ANY_ORDER: Final = frozenset({readback._SEALS_BETWEEN, apply._SELECT_BLOCKED, apply._RECENTLY_BLOCKED, inbox._SELECT_AT_LOOKUPS})
+ANY_ORDER: Final = frozenset({readback._SEALS, apply._SELECT_BLOCKED, apply._RECENTLY_BLOCKED, inbox._SELECT_AT_LOOKUPS})
 
 
 @pytest.fixture
