@@ -59,7 +59,7 @@ class Profile:
 
 PROFILES = {
     SMOKE: Profile(8, 1.1, 16, 12, 75, 30, 20_000, 120, 500, 0, heavy_every=9),
-    LONG: Profile(60, 6, 28, 12, 60, 40, 100_000, 1800, 5000, 600, 1200),
+    LONG: Profile(60, 6, 28, 12, 45, 40, 100_000, 1800, 5000, 600, 1200),
 }
 SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 120, 100, 0)
 """For what is looked for by seeded bugs, one at a time."""
