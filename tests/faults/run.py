@@ -27,6 +27,7 @@ from tests.faults.nemesis import FAULTS, Fault, Scene
 from tests.faults.nemesis.fault import LONG, SMOKE, Skipped
 from tests.faults.report import Figures, Struck, availability, longest_silence
 from tests.faults.season import Season
+from tests.faults.system import until
 from tests.faults.tap import Tap
 from tests.faults.watch import Watch
 from tests.faults.witness import Witness, check_published, stored
@@ -246,6 +247,7 @@ class Run:
         """In the middle of a run: nobody asks while the read models are built anew."""
         scene.clients.going_on.clear()
         try:
+            await until(lambda: not scene.clients.open, WORK_WITHIN_S, "an answer to what was asked")  # Some of it waits for its turn.
             await scene.cluster.settled(SETTLED_WITHIN_S)
             equal = await check_digests(scene)
             self._say(f"{equal}/9 digests equal")

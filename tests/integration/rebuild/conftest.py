@@ -84,7 +84,7 @@ class Operator:
             await self.done(service, "rebuild", "--drop-old")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory, postgres_server: LocalPostgres, kafka_server: LocalKafka) -> Iterator[Stack]:
     """Six processes on the travelling clock."""
     with running(tmp_path_factory.mktemp("rebuild"), postgres_server, kafka_server) as made:
@@ -116,7 +116,7 @@ class Scene:
         return await rows(self.stage.bureau("registration"), "/enrollments", token, volunteer=str(person))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 async def scene(stack: Stack) -> AsyncIterator[Scene]:
     """The programme, some dozens of people with seats, and two whose hours count."""
     stage = Stage(stack)
