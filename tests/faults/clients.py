@@ -4,8 +4,8 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
@@ -14,7 +14,7 @@ from uuid import UUID, uuid4, uuid5
 
 from deploy.local.environment import SERVICES
 from deploy.local.keys import person_id
-from tests.faults.system import System
+from tests.faults.system import System, until
 from tests.faults.wire import CutOffError, NobodyThereError, Wire
 
 KNOWN_WITHIN_S = 60.0
@@ -179,6 +179,16 @@ class Clients:
             token = self.system.token(*who)
             self._tokens[who] = (monotonic(), token)
         return {"Authorization": token}
+
+    @asynccontextmanager
+    async def at_rest(self) -> AsyncIterator[None]:
+        """For the time of a block nobody asks for anything new, and what was asked before, also what waited for its turn, is known."""
+        self.going_on.clear()
+        try:
+            await until(lambda: not self.open, KNOWN_WITHIN_S, "an answer to what was asked")
+            yield
+        finally:
+            self.going_on.set()
 
     def sign_in_again(self) -> None:
         """Everybody takes a new token before they ask for anything more."""

@@ -27,7 +27,6 @@ from tests.faults.nemesis import FAULTS, Fault, Scene
 from tests.faults.nemesis.fault import LONG, SMOKE, Skipped
 from tests.faults.report import Figures, Struck, availability, longest_silence
 from tests.faults.season import Season
-from tests.faults.system import until
 from tests.faults.tap import Tap
 from tests.faults.watch import Watch
 from tests.faults.witness import Witness, check_published, stored
@@ -245,14 +244,10 @@ class Run:
 
     async def _compare_digests(self, scene: Scene) -> None:
         """In the middle of a run: nobody asks while the read models are built anew."""
-        scene.clients.going_on.clear()
-        try:
-            await until(lambda: not scene.clients.open, WORK_WITHIN_S, "an answer to what was asked")  # Some of it waits for its turn.
+        async with scene.clients.at_rest():
             await scene.cluster.settled(SETTLED_WITHIN_S)
             equal = await check_digests(scene)
             self._say(f"{equal}/9 digests equal")
-        finally:
-            scene.clients.going_on.set()
 
     async def _strike(self, fault: Fault, scene: Scene, looks: Looks, watch: Watch) -> None:
         if is_heavy(fault):  # It may lead to another server, or change what is stored.

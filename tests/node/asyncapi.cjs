@@ -1,4 +1,4 @@
-// Reads AsyncAPI documents by name from standard input; prints every error and warning, and exits with 1 when there is an error.
+// Reads AsyncAPI documents by name from standard input; prints every error and warning, and exits with 1 when there is any.
 const { readFileSync } = require("node:fs");
 const { Parser } = require("@asyncapi/parser");
 

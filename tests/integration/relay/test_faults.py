@@ -17,6 +17,7 @@ from deploy.local.kafka import LocalKafka
 from shared.metrics import Metrics
 from shared.relay import FencedError
 from shared.relay.publisher import Publisher
+from shared.relay.readback import READ_RECORDS_MAX
 from shared.relay.steps import START, Link, Outgoing, chained
 from tests.conftest import Databases
 from tests.integration.relay.conftest import SERVICE, Log, Raw, finding, noticed, opened, raw, sample, until
@@ -270,6 +271,20 @@ async def test_a_foreign_record_in_the_place_of_the_next_is_told_and_the_next_is
         await log.append(1)
         await until(lambda: log.is_whole(5))
     assert await log.pool.fetchval("SELECT state FROM es.log") == "open"
+
+
+async def test_more_foreign_records_than_are_read_at_a_time_are_told_once_and_hide_nothing(log: Log, metrics: Metrics) -> None:
+    await published(log, 3)
+    foreign: list[Raw] = [(b"k", b"not of ours", [("ce_logid", b"\xff\xfe")])] * (READ_RECORDS_MAX + 100)
+    async with log.relaying(metrics):
+        await until(lambda: sample(metrics, "log_published_position") == 3)
+        await log.put(foreign)
+        await until(lambda: finding(metrics, "foreign") == len(foreign))
+        await log.append(1)
+        await until(lambda: is_marked(log, 4))
+        await log.append(1)
+        await until(lambda: is_marked(log, 5))
+    assert (finding(metrics, "foreign"), finding(metrics, "lost_tail"), finding(metrics, "hole")) == (len(foreign), 0, 0)
 
 
 async def test_a_record_that_fits_the_chain_but_was_never_sealed_is_not_taken(log: Log, metrics: Metrics) -> None:
