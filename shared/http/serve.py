@@ -1,7 +1,10 @@
 """Runs an ASGI application until it is told to stop; ends without dropping a request (operations.md 3.3)."""
 
 import asyncio
+import ctypes
 import socket
+import struct
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -19,10 +22,13 @@ HEADERS_BYTES_MAX: Final = 32 * 1024
 BACKLOG: Final = 512
 LINGER_SECONDS: Final = 1.0
 """How long, once the door is closed, a connection that is open may still bring a request; it is told that this is the last one."""
+THRESHOLD_SECONDS: Final = 0.1
+"""How long whoever was greeted before the door closed has to come in; who knocks meanwhile is not heard, knocks again, and is refused."""
 CONNECTIONS_MAX: Final = 1000
 """Connections of one process; the next one is told 503 at once."""
 DATE_SECONDS: Final = 1.0
 """How often the date that answers carry is written anew."""
+_SO_ATTACH_FILTER: Final = 26  # Linux's number; Python has no name for it.
 HELD_BYTES_MAX: Final = 64 * 1024
 """What an answer may gather before it is sent in parts."""
 
@@ -126,6 +132,9 @@ class _Server(uvicorn.Server):
 
         uvicorn alone would reset the former, and hang up on the latter between two requests.
         """
+        for one in sockets or ():
+            _greet_nobody(one)
+        await asyncio.sleep(THRESHOLD_SECONDS)
         last = [each for one in sockets or () for each in _waiting(one)]
         for server in self.servers:
             server.close()
@@ -142,6 +151,20 @@ class _Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return made
+
+
+def _greet_nobody(listening: socket.socket) -> None:
+    """Has the kernel let no new connection begin here, while those that have begun are made.
+
+    Closing resets each connection that was made and not taken, and while callers come there is always one between the last `accept` and
+    the close. So the kernel first drops what asks for a connection (a packet with SYN, at byte 13 of TCP's head). Linux alone can.
+    """
+    if sys.platform != "linux":
+        return
+    load_flags, is_syn, drop, pass_on = (0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)
+    steps = b"".join(struct.pack("=HBBI", *each) for each in (load_flags, is_syn, drop, pass_on))
+    program = ctypes.create_string_buffer(steps, len(steps))
+    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(steps) // 8, ctypes.addressof(program)))
 
 
 def _waiting(listening: socket.socket) -> Iterator[socket.socket]:

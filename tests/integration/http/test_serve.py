@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from contextlib import suppress
 from time import monotonic
 
@@ -10,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from shared.http.serve import DATE_SECONDS, HEADERS_BYTES_MAX, HELD_BYTES_MAX, _OneSend, listen, serve
+from shared.http.serve import DATE_SECONDS, HEADERS_BYTES_MAX, HELD_BYTES_MAX, _greet_nobody, _OneSend, listen, serve
 
 
 def free_port() -> int:
@@ -156,6 +157,18 @@ def test_the_second_part_of_an_answer_does_not_wait_for_the_first_to_be_acknowle
         accepted, _ = listening.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told to greet nobody")
+def test_at_a_door_that_is_about_to_close_nobody_is_greeted_and_who_stands_there_comes_in() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()) as stands_there:
+        _greet_nobody(listening)
+        with pytest.raises(TimeoutError):  # Neither greeted, which closing would take back, nor turned away yet.
+            socket.create_connection(listening.getsockname(), timeout=0.3)
+        taken, _ = listening.accept()
+        with taken:
+            stands_there.sendall(b"still heard")
+            assert taken.recv(11) == b"still heard"
 
 
 class Wire(asyncio.Transport):
