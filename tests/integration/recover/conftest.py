@@ -151,7 +151,7 @@ class Site(Stack):
         return await self.ask(f"/volunteers/{person.id}/erasure/approve", {})
 
     async def caught_up(self, within: float = 30.0) -> None:
-        """Until every reader of registration's own log stands at its head."""
+        """Until every reader of registration's own log stands at its head, and has heard that log speak of itself."""
         end = monotonic() + within
         while True:
             rows = await self.sql(SERVICE, _BEHIND)
@@ -193,6 +193,8 @@ _BEHIND = """
     FROM head CROSS JOIN (VALUES ('views'), ('inbox'), ('withdrawals')) AS wanted (consumer)
     LEFT JOIN consumer.position AS place ON place.consumer = wanted.consumer AND place.log = 'registration'
     WHERE coalesce(place.applied, 0) < head.position
+    UNION ALL
+    SELECT 'heads', NULL, head.position FROM head WHERE NOT EXISTS (SELECT FROM consumer.head WHERE log = 'registration')
 """
 
 
