@@ -19,7 +19,7 @@ from shared.contracts.hours import ServiceTimeConfirmed, ServiceTimeProposed
 from shared.contracts.topics import EVENTS, TOPICS, UPCASTERS
 from shared.envelope import Record
 from shared.relay import Relay
-from shared.relay.readback import reading
+from shared.relay.readback import read, reading
 from shared.relay.steps import START, Outgoing, chained
 from tests.bench import work
 from tests.bench.beside import with_library
@@ -167,11 +167,10 @@ async def _check_topic(place: Place, log: Log, backlog: int) -> str:
     topic, standing, found = kafka.topic_name(prefix, _TOPIC), Standing(), 0
     async with reading(place.kafka.servers, topic, "bench") as consumer:
         _, end = await kafka.offsets(consumer, topic)
-        while await consumer.position(kafka.only_partition(topic)) < end:
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                run = follow("hours", standing, records)
-                assert (run.missing, run.repeated) == (0, 0)
-                found, standing = found + len(run.entries), run.entries[-1].place
+        while records := await read(consumer, topic, end):
+            run = follow("hours", standing, records)
+            assert (run.missing, run.repeated) == (0, 0)
+            found, standing = found + len(run.entries), run.entries[-1].place
     sealed = await log.owner.fetchrow("SELECT position, hash FROM es.seal ORDER BY position DESC LIMIT 1")
     assert sealed is not None
     assert found == standing.position == sealed["position"] == backlog
