@@ -66,6 +66,8 @@ class Figures:
     events: int = 0
     minutes: int = 0
     digests: int = 0
+    compared: int = 0
+    """After so many heals too."""
     days: int = 0
     happened: dict[str, int] = field(default_factory=dict)
 
@@ -79,7 +81,8 @@ class Figures:
             f"{self.acked:,} acked, {self.refused:,} refused, {self.misdeeds:,} misdeeds",
             f"{self.unknown:,} unknown, all resolved",
             "0 lost, 0 doubled, 0 phantom, 0 skipped",
-            f"{self.events:,} events in logs = topics, {self.digests}/9 digests equal",
+            f"{self.events:,} events in logs = topics, {self.digests}/9 digests equal"
+            + (f", after {self.compared} heals too" if self.compared else ""),
             f"ledger 0 over {self.minutes:,} minutes",
             "recovery p50/p99/max " + "/".join(f"{each:.1f}" for each in _spread(recoveries)) + " s",
             f"availability under tolerated faults {self.availability_percent:.2f} %",

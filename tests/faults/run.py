@@ -49,8 +49,8 @@ class Profile:
     """Seconds until a command that is still unknown fails the run."""
     repeats: int
     """Of the keys, so many are asked once more at the end."""
-    digests_every: float
-    """Seconds; 0: at the end only."""
+    digests_share: float
+    """Of the time so far, what comparisons of the read models may take: after each heal while it is less. 0: at the end only."""
     recovery_max: float = 120
     """Seconds after which a run that is not long does not wait any more, whatever the goal."""
     heavy_every: int = 0
@@ -59,7 +59,7 @@ class Profile:
 
 PROFILES = {
     SMOKE: Profile(8, 1.1, 16, 12, 75, 30, 20_000, 120, 500, 0, heavy_every=9),
-    LONG: Profile(60, 6, 28, 12, 45, 40, 100_000, 1800, 5000, 600, 1200),
+    LONG: Profile(60, 6, 28, 12, 45, 40, 70_000, 1800, 5000, 0.4, 1200),
 }
 SMALL = Profile(2, 0.5, 4, 10, 60, 0, 0, 120, 100, 0)
 """For what is looked for by seeded bugs, one at a time."""
@@ -224,7 +224,7 @@ class Run:
         chosen = [each for each in FAULTS if (only & {each.code, kind_of(each)} if only else self.options.profile in each.profiles)]
         assert chosen or not only, f"no fault is called {sorted(only)}"
         waiting = in_turn(chosen, self.random, 0 if only else self.profile.heavy_every)
-        compared = monotonic()
+        comparing = 0.0
         while (only and waiting and self.options.minutes is None) or monotonic() < self.ends:
             await scene.cluster.ready(*PROCESSES, within=WORK_WITHIN_S)
             await asyncio.gather(*(scene.answers(1, WORK_WITHIN_S, service) for service in SERVICES), scene.answers(BETWEEN, WORK_WITHIN_S))
@@ -234,20 +234,23 @@ class Run:
                 last_days.set()
             if chosen:
                 await self._strike(waiting.pop(0) if waiting else self.random.choice(chosen), scene, looks, watch)
-            if 0 < self.profile.digests_every < monotonic() - compared:
+            if comparing < self.profile.digests_share * (monotonic() - self.began):
                 await looks.end()
-                await self._compare_digests(scene)
-                compared = monotonic()
+                comparing += await self._compare_digests(scene)
         await looks.end()
         missed = {kind_of(each) for each in waiting} - {each.kind for each in self.figures.faults}
         assert not missed or self.profile.heavy_every or not self.options.is_whole, f"no time was left for {sorted(missed)}"
 
-    async def _compare_digests(self, scene: Scene) -> None:
-        """In the middle of a run: nobody asks while the read models are built anew."""
+    async def _compare_digests(self, scene: Scene) -> float:
+        """In the middle of a run: nobody asks while the read models are built anew. For how many seconds."""
+        began = monotonic()
         async with scene.clients.at_rest():
             await scene.cluster.settled(SETTLED_WITHIN_S)
             equal = await check_digests(scene)
-            self._say(f"{equal}/9 digests equal")
+        self.figures.compared += 1
+        took = monotonic() - began
+        self._say(f"{equal}/9 digests equal, in {took:.1f} s")
+        return took
 
     async def _strike(self, fault: Fault, scene: Scene, looks: Looks, watch: Watch) -> None:
         if is_heavy(fault):  # It may lead to another server, or change what is stored.
